@@ -1,0 +1,177 @@
+"""The configuration: one pydantic model per job kind; a YAML file is one of them.
+
+Every field has a description, so ``fgray schema`` gives editors completion and help.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+Activation = Literal["gelu", "quick_gelu"]
+Dtype = Literal["fp32", "bf16", "fp16"]
+
+
+class OpenClipModel(Section):
+    """Any open_clip architecture: CLIP, CoCa, SigLIP, EVA-02."""
+
+    kind: Literal["open_clip"]
+    arch: str = Field(description="open_clip architecture name, e.g. ViT-B-32-quickgelu, or the path of its JSON config")
+    weights: str | None = Field(None, description="pretrained tag (openai, laion2b_s34b_b79k, …), path or URI of a checkpoint; null = random weights")
+    activation: Activation | None = Field(None, description="activation of the towers; required for a local checkpoint, because its file does not say")
+    dtype: Dtype = Field("fp32", description="arithmetic of the forward pass; embeddings are always stored in fp32")
+    seed: int = Field(0, description="seed of random weights (weights: null)")
+
+
+class HuggingFaceModel(Section):
+    """A CLIP or SigLIP folder in Hugging Face layout (or a hub name)."""
+
+    kind: Literal["hugging_face"]
+    path: str = Field(description="folder with config.json, or a hub name")
+    dtype: Dtype = Field("fp32", description="arithmetic of the forward pass; embeddings are always stored in fp32")
+
+
+class Lite0MiniLmModel(Section):
+    """The offline default: EfficientNet-Lite0 + MiniLM joined by centred ConSE. Not a pretrained CLIP."""
+
+    kind: Literal["lite0-minilm"]
+
+
+class TinyModel(Section):
+    """A tiny open_clip model with random weights, for tests and dry runs."""
+
+    kind: Literal["tiny"]
+    seed: int = Field(0, description="seed of the weights")
+
+
+class PythonModel(Section):
+    """Your own encoder, by Python path."""
+
+    kind: Literal["python"]
+    path: str = Field(description="package.module:ClassName of a class with embed_images and embed_texts")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
+
+
+class PrecomputedModel(Section):
+    """Scores or embeddings made elsewhere; they get the same statistics, comparison and report."""
+
+    kind: Literal["precomputed"]
+    name: str = Field(description="what made them, as the report shall call it")
+    scores: str | None = Field(None, description="Parquet or CSV with columns image, text, score")
+    image_embeddings: str | None = Field(None, description=".npy [N, D]; its row names stand in the file of the same name ending in .keys.txt")
+    text_embeddings: str | None = Field(None, description=".npy [M, D]; its texts stand in the file of the same name ending in .keys.txt")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> PrecomputedModel:
+        embeddings = self.image_embeddings is not None and self.text_embeddings is not None
+        if (self.scores is not None) == embeddings or (self.image_embeddings is None) != (self.text_embeddings is None):
+            raise ValueError("give either scores, or both image_embeddings and text_embeddings")
+        return self
+
+
+ModelConfig = Annotated[
+    OpenClipModel | HuggingFaceModel | Lite0MiniLmModel | TinyModel | PythonModel | PrecomputedModel,
+    Field(discriminator="kind"),
+]
+
+
+# --- the rest of a job -------------------------------------------------------------------------------------------------
+
+
+class BenchmarkConfig(Section):
+    """One benchmark of the run; a bare name is short for ``{name: NAME}``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)  # a benchmark's own options are validated by the benchmark
+
+    name: str = Field(description="name in `fgray list benchmarks`")
+    root: str | None = Field(None, description="where its data lies; default: data.root")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The benchmark's own options (everything but name and root)."""
+        return dict(self.model_extra or {})
+
+
+class DataConfig(Section):
+    """Where the data lies and how much of it may be damaged."""
+
+    root: str | None = Field(None, description="folder or s3:// prefix in the benchmark's official layout, or packed by `fgray import`")
+    max_corrupt_fraction: float = Field(0.0, ge=0, le=1, description="share of items that may be undecodable before the run fails")
+    max_pixels: int = Field(178_956_970, gt=0, description="images with more pixels are quarantined as decompression bombs")
+
+
+class ComputeConfig(Section):
+    """How the work is cut and spread. None of it changes a score beyond the stated numerics class."""
+
+    runner: Literal["ray", "serial"] = Field("ray", description="ray: Ray Data on local or cluster; serial: in this process, no Ray")
+    workers: int | Literal["auto"] = Field("auto", description="model workers; auto: one per GPU, else one per CPU core")
+    decode_workers: int | Literal["auto"] = Field("auto", description="image decode workers; auto: one per four cores beside a CPU model, else one per core")
+    device: str = Field("auto", description="auto, cpu, cuda")
+    batch_size: int | Literal["auto"] = Field("auto", description="fixed forward batch (short batches are padded); auto: 32 on a CPU, 256 on a GPU")
+    unit_rows: int | Literal["auto"] = Field("auto", description="items per unit of work; auto: decoded chunk near 128 MiB, at least two units per worker")
+    threads: int = Field(1, ge=1, description="threads of each model worker on a CPU")
+
+
+class StatsConfig(Section):
+    """Confidence intervals and tests."""
+
+    level: float = Field(0.95, gt=0.5, lt=1, description="confidence level")
+    resamples: int = Field(10_000, ge=100, description="bootstrap and sign-flip resamples")
+    seed: int = Field(0, description="seed of the resampling")
+
+
+class Job(Section):
+    """Fields that every job kind has."""
+
+    name: str = Field(description="name of the run, as reports show it")
+    output: str = Field(description="folder or s3:// prefix of the run folder; the same config and output resume")
+    cluster: str = Field("local", description="local, or the path of a cluster YAML")
+
+
+class EvalJob(Job):
+    """Evaluate one model on benchmarks."""
+
+    job: Literal["eval"]
+    model: ModelConfig = Field(description="what is evaluated")
+    data: DataConfig = Field(default_factory=DataConfig, description="where the data lies")
+    benchmarks: list[BenchmarkConfig] = Field(min_length=1, description="names, or {name: …, root: …, options}")
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
+    stats: StatsConfig = Field(default_factory=StatsConfig, description="intervals")
+    primary: list[str] = Field(default_factory=list, description="metrics that `compare` corrects for multiple testing (Holm); default: each benchmark's own")
+    limit: int | None = Field(None, ge=1, description="a deterministic smoke subset of N cases per benchmark subset")
+    store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_to_sections(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("benchmarks"), list):
+            data = {**data, "benchmarks": [{"name": item} if isinstance(item, str) else item for item in data["benchmarks"]]}
+        return data
+
+    @property
+    def store_uri(self) -> str:
+        """Where the result store lies."""
+        return self.store or self.output.rstrip("/") + "/store"
+
+
+class BenchJob(Job):
+    """Measure fgray against a bare loop or a peer tool and print ratios."""
+
+    job: Literal["bench"]
+    suite: str = Field(description="which benchmark of fgray itself: eval")
+    options: dict[str, Any] = Field(default_factory=dict, description="sizes of the suite")
+
+
+AnyJob = Annotated[EvalJob | BenchJob, Field(discriminator="job")]
+

@@ -1,0 +1,107 @@
+"""The run folder: its files, their schemas, and the only code that reads and writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fgray.errors import DataError
+from fgray.storage import Storage, open_storage
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        pa.field("benchmark", pa.string(), nullable=False),
+        pa.field("subset", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("cluster_id", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("query_kind", pa.string(), nullable=False),  # image | text
+        pa.field("query", pa.string(), nullable=False),  # image key or text
+        pa.field("candidate_kind", pa.string(), nullable=False),  # image | text | prototype
+        pa.field("pool", pa.string()),  # null for small candidate sets
+        pa.field("shown", pa.list_(pa.int32()), nullable=False),  # candidate positions listed below: all, or the top ten of a pool
+        pa.field("candidates", pa.list_(pa.string()), nullable=False),  # references of the shown candidates
+        pa.field("scores", pa.list_(pa.float64())),  # their scores; null when excluded
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),  # positions of the right candidates
+        pa.field("prediction", pa.int32()),  # position of the best score, the first of equals
+        pa.field("num_candidates", pa.int32(), nullable=False),
+        pa.field("num_positives", pa.int32(), nullable=False),
+        pa.field("greater", pa.int32()),  # wrong candidates above the best right one
+        pa.field("tied", pa.int32()),  # wrong candidates exactly equal to it
+        pa.field("tied_before", pa.int32()),  # those of them that come before the first such right one
+        pa.field("tied_positives", pa.int32()),  # right candidates with that same best score, at least 1
+        pa.field("margin", pa.float64()),  # best right score minus best wrong score
+        pa.field("excluded", pa.string()),  # why the case has no score (a quarantined image), else null
+    ]
+)
+"""One row per case, sorted by (benchmark, subset, task, case_id).
+
+The four counts give the rank under every tie policy: wrong: greater + tied + 1; first: greater + tied_before + 1.
+"""
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field("benchmark", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),  # decode | model | worker
+        pa.field("error", pa.string(), nullable=False),
+    ]
+)
+
+
+class RunFolder:
+    """Reads and writes ``run.json``, ``metrics.json``, ``samples.parquet``, ``quarantine.parquet`` and ``report.html``."""
+
+    def __init__(self, uri: str) -> None:
+        self.storage: Storage = open_storage(uri)
+        self.uri = self.storage.uri
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file with sorted keys, so that equal content means equal bytes."""
+        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        self.storage.write_bytes(name, text.encode() + b"\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file.
+
+        Raises:
+            NotFound: it does not exist.
+            DataError: it is not JSON.
+        """
+        try:
+            content: dict[str, Any] = json.loads(self.storage.read_bytes(name))
+        except ValueError as error:
+            raise DataError(f"not valid JSON ({error})", where=f"{self.uri}/{name}", fix="run the job again") from error
+        return content
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a Parquet file; equal tables give equal bytes."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.storage.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def read_table(self, name: str) -> pa.Table:
+        """Read a Parquet file.
+
+        Raises:
+            NotFound: it does not exist.
+            DataError: it is damaged.
+        """
+        try:
+            return pq.read_table(pa.BufferReader(self.storage.read_bytes(name)))
+        except pa.ArrowInvalid as error:
+            raise DataError(f"not a readable Parquet file ({error})", where=f"{self.uri}/{name}", fix="run the job again") from error
+
+    # The names, once.
+    RUN = "run.json"
+    METRICS = "metrics.json"
+    SAMPLES = "samples.parquet"
+    QUARANTINE = "quarantine.parquet"
+    REPORT = "report.html"
+    LOG = "log.jsonl"
