@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from fgray.errors import DataError, did_you_mean
 
 Ties = Literal["wrong", "first", "expected"]
 """What an exact tie between the best right candidate and wrong ones counts as.
@@ -50,3 +53,33 @@ class Pooled:
 
 
 AnyMetric = Metric | Macro | Pooled
+
+_TYPES: dict[str, type[AnyMetric]] = {"metric": Metric, "macro": Macro, "pooled": Pooled}
+
+
+def to_dict(metric: AnyMetric) -> dict[str, Any]:
+    """Return a metric's definition as JSON values: its fields, and ``type`` (metric, macro or pooled)."""
+    kind = next(name for name, cls in _TYPES.items() if isinstance(metric, cls))
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(metric).items()}
+    return {"type": kind, **plain}
+
+
+def from_dict(content: Mapping[str, Any]) -> AnyMetric:
+    """Rebuild a metric from what `to_dict` returned.
+
+    Raises:
+        DataError: the type or a field is unknown, or a field without a default is missing.
+    """
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    kind = str(values.pop("type", ""))
+    where = f"metric {content.get('name', '?')}"
+    if kind not in _TYPES:
+        raise DataError(f"unknown metric type '{kind}'", where=where, fix=did_you_mean(kind, _TYPES))
+    known = [item.name for item in fields(_TYPES[kind])]
+    for name in values:
+        if name not in known:
+            raise DataError(f"a {kind} has no field '{name}'", where=where, fix=did_you_mean(name, known))
+    try:
+        return _TYPES[kind](**values)
+    except TypeError as error:
+        raise DataError(f"a {kind} is incomplete ({error})", where=where, fix="write run.json again by running the job") from error
