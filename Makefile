@@ -1,0 +1,48 @@
+# make demo: set up, evaluate the offline demo model, say where the report is.     make test: all tests but `chaos`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test chaos lint format bench clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.dev
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fgray needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps, so that a second `make` installs nothing unless the dependencies changed.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/fgray submit configs/quickstart.yaml
+
+test: setup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not chaos" $(ARGS)
+
+chaos: setup
+	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.demo
+	for config in configs/bench/*.yaml; do $(BIN)/fgray submit $$config || exit 1; done
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,73 @@
+"""fgray evaluates CLIP-like models on fine-grained benchmarks.
+
+The verbs of the command line stand here as functions of the same names:
+
+    import fgray
+
+    config = fgray.load_config("configs/quickstart.yaml", ["limit=5"])
+    print(fgray.plan(config).table())
+    result = fgray.evaluate(config)
+
+They are looked up when first used, so that ``import fgray`` stays fast (no torch, no ray).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "build_shards",
+    "compare",
+    "doctor",
+    "evaluate",
+    "explore",
+    "fetch_benchmark",
+    "gc_store",
+    "import_benchmark",
+    "list_benchmarks",
+    "list_metrics",
+    "list_models",
+    "load_config",
+    "plan",
+    "report",
+    "schema",
+    "score",
+    "submit",
+    "verify_shards",
+]
+
+if TYPE_CHECKING:
+    from fgray.verbs import (
+        build_shards,
+        compare,
+        doctor,
+        evaluate,
+        explore,
+        fetch_benchmark,
+        gc_store,
+        import_benchmark,
+        list_benchmarks,
+        list_metrics,
+        list_models,
+        load_config,
+        plan,
+        report,
+        schema,
+        score,
+        submit,
+        verify_shards,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'fgray' has no attribute '{name}'")
+    from fgray import verbs
+
+    return getattr(verbs, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
