@@ -1,0 +1,1 @@
+"""Benchmarks: one file each. They list cases, metrics and facts, and never call a model."""
