@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 
 class Section(BaseModel):
@@ -26,10 +25,14 @@ Dtype = Literal["fp32", "bf16", "fp16"]
 class OpenClipModel(Section):
     """Any open_clip architecture: CLIP, CoCa, SigLIP, EVA-02."""
 
-    kind: Literal["open_clip"]
+    kind: Literal["open_clip"] = Field(description="which kind of model: open_clip")
     arch: str = Field(description="open_clip architecture name, e.g. ViT-B-32-quickgelu, or the path of its JSON config")
-    weights: str | None = Field(None, description="pretrained tag (openai, laion2b_s34b_b79k, …), path or URI of a checkpoint; null = random weights")
-    activation: Activation | None = Field(None, description="activation of the towers; required for a local checkpoint, because its file does not say")
+    weights: str | None = Field(
+        None, description="pretrained tag (openai, laion2b_s34b_b79k, …), path or URI of a checkpoint; null = random weights"
+    )
+    activation: Activation | None = Field(
+        None, description="activation of the towers; required for a local checkpoint, because its file does not say"
+    )
     dtype: Dtype = Field("fp32", description="arithmetic of the forward pass; embeddings are always stored in fp32")
     seed: int = Field(0, description="seed of random weights (weights: null)")
 
@@ -37,7 +40,7 @@ class OpenClipModel(Section):
 class HuggingFaceModel(Section):
     """A CLIP or SigLIP folder in Hugging Face layout (or a hub name)."""
 
-    kind: Literal["hugging_face"]
+    kind: Literal["hugging_face"] = Field(description="which kind of model: hugging_face")
     path: str = Field(description="folder with config.json, or a hub name")
     dtype: Dtype = Field("fp32", description="arithmetic of the forward pass; embeddings are always stored in fp32")
 
@@ -45,20 +48,20 @@ class HuggingFaceModel(Section):
 class Lite0MiniLmModel(Section):
     """The offline default: EfficientNet-Lite0 + MiniLM joined by centred ConSE. Not a pretrained CLIP."""
 
-    kind: Literal["lite0-minilm"]
+    kind: Literal["lite0-minilm"] = Field(description="which kind of model: lite0-minilm")
 
 
 class TinyModel(Section):
     """A tiny open_clip model with random weights, for tests and dry runs."""
 
-    kind: Literal["tiny"]
+    kind: Literal["tiny"] = Field(description="which kind of model: tiny")
     seed: int = Field(0, description="seed of the weights")
 
 
 class PythonModel(Section):
     """Your own encoder, by Python path."""
 
-    kind: Literal["python"]
+    kind: Literal["python"] = Field(description="which kind of model: python")
     path: str = Field(description="package.module:ClassName of a class with embed_images and embed_texts")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
 
@@ -66,10 +69,12 @@ class PythonModel(Section):
 class PrecomputedModel(Section):
     """Scores or embeddings made elsewhere; they get the same statistics, comparison and report."""
 
-    kind: Literal["precomputed"]
+    kind: Literal["precomputed"] = Field(description="which kind of model: precomputed")
     name: str = Field(description="what made them, as the report shall call it")
     scores: str | None = Field(None, description="Parquet or CSV with columns image, text, score")
-    image_embeddings: str | None = Field(None, description=".npy [N, D]; its row names stand in the file of the same name ending in .keys.txt")
+    image_embeddings: str | None = Field(
+        None, description=".npy [N, D]; its row names stand in the file of the same name ending in .keys.txt"
+    )
     text_embeddings: str | None = Field(None, description=".npy [M, D]; its texts stand in the file of the same name ending in .keys.txt")
 
     @model_validator(mode="after")
@@ -116,10 +121,16 @@ class ComputeConfig(Section):
 
     runner: Literal["ray", "serial"] = Field("ray", description="ray: Ray Data on local or cluster; serial: in this process, no Ray")
     workers: int | Literal["auto"] = Field("auto", description="model workers; auto: one per GPU, else one per CPU core")
-    decode_workers: int | Literal["auto"] = Field("auto", description="image decode workers; auto: one per four cores beside a CPU model, else one per core")
+    decode_workers: int | Literal["auto"] = Field(
+        "auto", description="image decode workers; auto: one per four cores beside a CPU model, else one per core"
+    )
     device: str = Field("auto", description="auto, cpu, cuda")
-    batch_size: int | Literal["auto"] = Field("auto", description="fixed forward batch (short batches are padded); auto: 32 on a CPU, 256 on a GPU")
-    unit_rows: int | Literal["auto"] = Field("auto", description="items per unit of work; auto: decoded chunk near 128 MiB, at least two units per worker")
+    batch_size: int | Literal["auto"] = Field(
+        "auto", description="fixed forward batch (short batches are padded); auto: 32 on a CPU, 256 on a GPU"
+    )
+    unit_rows: int | Literal["auto"] = Field(
+        "auto", description="items per unit of work; auto: decoded chunk near 128 MiB, at least two units per worker"
+    )
     threads: int = Field(1, ge=1, description="threads of each model worker on a CPU")
 
 
@@ -142,13 +153,15 @@ class Job(Section):
 class EvalJob(Job):
     """Evaluate one model on benchmarks."""
 
-    job: Literal["eval"]
+    job: Literal["eval"] = Field(description="which kind of job: eval")
     model: ModelConfig = Field(description="what is evaluated")
     data: DataConfig = Field(default_factory=DataConfig, description="where the data lies")
     benchmarks: list[BenchmarkConfig] = Field(min_length=1, description="names, or {name: …, root: …, options}")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
     stats: StatsConfig = Field(default_factory=StatsConfig, description="intervals")
-    primary: list[str] = Field(default_factory=list, description="metrics that `compare` corrects for multiple testing (Holm); default: each benchmark's own")
+    primary: list[str] = Field(
+        default_factory=list, description="metrics that `compare` corrects for multiple testing (Holm); default: each benchmark's own"
+    )
     limit: int | None = Field(None, ge=1, description="a deterministic smoke subset of N cases per benchmark subset")
     store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
 
@@ -168,10 +181,19 @@ class EvalJob(Job):
 class BenchJob(Job):
     """Measure fgray against a bare loop or a peer tool and print ratios."""
 
-    job: Literal["bench"]
+    job: Literal["bench"] = Field(description="which kind of job: bench")
     suite: str = Field(description="which benchmark of fgray itself: eval")
     options: dict[str, Any] = Field(default_factory=dict, description="sizes of the suite")
 
 
 AnyJob = Annotated[EvalJob | BenchJob, Field(discriminator="job")]
 
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration file, for editors."""
+    schema = TypeAdapter(AnyJob).json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "fgray job"
+    benchmarks = schema["$defs"]["EvalJob"]["properties"]["benchmarks"]
+    benchmarks["items"] = {"anyOf": [{"type": "string", "description": "a benchmark's name"}, benchmarks["items"]]}
+    return schema

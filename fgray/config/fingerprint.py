@@ -1,0 +1,41 @@
+"""A digest of what a configuration means, whatever it looks like and wherever things lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from fgray.config.schema import AnyJob
+
+# Where and how a job runs does not change its result. Compute changes the numerics class at most, which run.json states.
+_JOB_LOCATIONS = ("name", "output", "store", "cluster", "compute")
+_MODEL_LOCATIONS = ("scores", "image_embeddings", "text_embeddings")
+_MAYBE_LOCATIONS = ("arch", "weights", "path")
+_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".json")
+
+
+def fingerprint(job: AnyJob) -> str:
+    """Return a hex SHA-256 of the job's meaning.
+
+    Comments, the order of keys, defaults spelled out or left out, locations (``output``, ``store``, ``data.root``,
+    paths of checkpoints), ``name``, ``cluster`` and ``compute`` do not change it. What lies at a location enters a
+    result through the fingerprints of the model and of the cases.
+    """
+    meaning = job.model_dump(mode="json", exclude=set(_JOB_LOCATIONS))
+    if "data" in meaning:
+        meaning["data"].pop("root")
+        for benchmark in meaning["benchmarks"]:
+            benchmark.pop("root")
+        meaning["model"] = {key: value for key, value in meaning["model"].items() if not _is_location(key, value)}
+    text = json.dumps(meaning, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_location(key: str, value: Any) -> bool:
+    if key in _MODEL_LOCATIONS:
+        return True
+    if key not in _MAYBE_LOCATIONS or not isinstance(value, str):
+        return False
+    # A pretrained tag, an architecture, a hub name or a Python path is meaning; a file or folder is a place.
+    return "://" in value or value.startswith(("/", "./", "../", "~")) or value.endswith(_FILE_SUFFIXES)
