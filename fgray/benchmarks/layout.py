@@ -49,13 +49,14 @@ class FolderBenchmark(Section):
     """
 
     info: ClassVar[BenchmarkInfo]
-    selection: ClassVar[str | None] = None  # the option that narrows the subsets; a packed folder may be narrowed further
+    selection: ClassVar[str] = ""  # the option that picks subsets, if there is one; a packed folder may be narrowed further
+    scoring: ClassVar[frozenset[str]] = frozenset()  # options that change metrics only, so a packed folder takes any value
 
     def read(self, root: str, cache: str) -> Upstream:
         """Read upstream's layout."""
         raise NotImplementedError
 
-    def metrics(self) -> list[AnyMetric]:
+    def metrics(self, cases: CaseSet) -> list[AnyMetric]:
         """Return what is reported, in the order of the report."""
         raise NotImplementedError
 
@@ -81,7 +82,8 @@ class FolderBenchmark(Section):
                 f"this folder holds {packed['name']}, not {self.info.name}", where=f"{storage.uri}/{PACKED_FILE}", fix="name that benchmark"
             )
         asked = self.model_dump(mode="json", include=self.model_fields_set)
-        differing = [name for name, value in asked.items() if name != self.selection and packed["options"].get(name) != value]
+        free = {self.selection, *self.scoring}
+        differing = [name for name, value in asked.items() if name not in free and packed["options"].get(name) != value]
         if differing:
             raise DataError(
                 f"packed with {differing[0]} = {packed['options'].get(differing[0])!r}, asked for {asked[differing[0]]!r}",
@@ -91,7 +93,7 @@ class FolderBenchmark(Section):
         same = type(self)(**{**packed["options"], **asked})
         cases = CaseSet.load(storage)
         if self.selection in asked:
-            wanted = list(getattr(same, self.selection))  # type: ignore[arg-type]
+            wanted = list(getattr(same, self.selection))
             present = set(pc.unique(cases.table["subset"]).to_pylist())
             absent = [name for name in wanted if name not in present]
             if absent:
@@ -105,7 +107,7 @@ class FolderBenchmark(Section):
         counts = subset_counts(cases)
         expected = {name: facts.official_counts.get(name) for name in counts}
         official = bool(facts.official_counts) and hashes_match and counts == expected
-        return LoadedBenchmark(facts, cases, images, self.metrics(), official=official, notes=notes)
+        return LoadedBenchmark(facts, cases, images, self.metrics(cases), official=official, notes=notes)
 
     def _hashes_match(self, found: Upstream) -> bool:
         known = self.facts().official_hashes
@@ -147,17 +149,63 @@ def parse_json(data: bytes, where: str) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        DataError: it is not JSON.
+        DataError: it is not JSON, or an object repeats a key (json would keep the last one silently).
     """
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=lambda pairs: _unique_keys(pairs, where))
     except ValueError as error:
         raise DataError(f"not valid JSON ({error})", where=where, fix="download the file again") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in found if names.count(name) > 1)
+        raise DataError(f"duplicate key '{repeated}'", where=where, fix="keep one of the two entries")
+    return found
 
 
 def read_json(storage: Storage, path: str, looked_for: str = "file") -> Any:
     """Read a JSON file; the errors are those of `read_bytes` and `parse_json`."""
     return parse_json(read_bytes(storage, path, looked_for), f"{storage.uri}/{path}")
+
+
+def find_file(storage: Storage, paths: Sequence[str], looked_for: str, fix: str) -> str:
+    """Return the first of `paths` that exists.
+
+    Raises:
+        DataError: none does; the message lists them.
+    """
+    for path in paths:
+        if storage.exists(path):
+            return path
+    raise DataError(f"{looked_for} not found, looked for {', '.join(paths)}", where=storage.uri, fix=fix)
+
+
+def resolve(storage: Storage, location: str) -> Storage:
+    """Return the folder that an option names: a URI or absolute path, or else relative to the benchmark's root."""
+    return open_storage(location) if "://" in location or location.startswith("/") else storage.child(location)
+
+
+def find_images(storage: Storage, option: str | None, folders: Sequence[str], first: str) -> str:
+    """Return the folder in which the images lie.
+
+    Args:
+        storage: the benchmark's root.
+        option: the folder that the user names, or None to try `folders` under the root.
+        folders: usual names, in order of preference; "" is the root itself.
+        first: path of one image under that folder.
+
+    Raises:
+        DataError: the image is in none of them.
+    """
+    candidates = [resolve(storage, option)] if option is not None else [storage.child(name) if name else storage for name in folders]
+    for candidate in candidates:
+        if candidate.exists(first):
+            return candidate.uri
+    tried = option if option is not None else ", ".join(name or "the folder itself" for name in folders)
+    raise DataError(f"image {first} not found, looked in {tried}", where=storage.uri, fix="put the images there or set images: FOLDER")
 
 
 def sha256_hex(data: bytes) -> str:

@@ -220,16 +220,12 @@ class Spec(FolderBenchmark):
         return tuple(dict.fromkeys(subsets))
 
     def read(self, root: str, cache: str) -> Upstream:
-        """Read the official layout; ``root/data`` serves as well, where the official archive puts it."""
+        """Read the official layout, as the release's data.zip unpacks."""
         storage = open_storage(root)
-        inner = storage.child("data")
-        first = f"{self.subsets[0]}/{TASKS['i2t']}"
-        if not storage.exists(first) and inner.exists(first):
-            storage = inner
         cases, files = read_spec_layout(storage, self.subsets)
         images = open_case_images(storage.uri, cache, files, fix="unpack data.zip of the SPEC dataset whole (fgray fetch spec DST)")
         return Upstream(cases, images)
 
-    def metrics(self) -> list[AnyMetric]:
+    def metrics(self, cases: CaseSet) -> list[AnyMetric]:
         """Return per-subset accuracies and, with all six subsets, their means."""
         return spec_metrics("spec", self.subsets, macro=set(self.subsets) == set(SUBSETS))
