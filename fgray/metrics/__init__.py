@@ -1,0 +1,1 @@
+"""Hits from scores, their sums per cluster, their values, intervals and tests."""
