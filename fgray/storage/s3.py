@@ -45,7 +45,7 @@ class S3Storage(Storage):
 
     def __init__(self, location: str) -> None:
         self._bucket, _, prefix = location.strip("/").partition("/")
-        if "@" in location or ":" in self._bucket or "?" in self._bucket:
+        if "@" in self._bucket or ":" in self._bucket or "?" in self._bucket:
             raise StorageError("an s3:// address holds credentials or options", fix="put them into AWS_* environment variables")
         if not self._bucket:
             raise StorageError("an s3:// address without a bucket", fix="write s3://bucket/prefix")
