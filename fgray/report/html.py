@@ -1,0 +1,97 @@
+"""The report of one evaluation: one self-contained page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from fgray.errors import NotFound
+from fgray.report import cards as gallery
+from fgray.report import wording
+from fgray.report.page import render, write_page
+from fgray.report.pictures import LoadImage, Pictures
+from fgray.report.views import benchmark_views, verdict
+from fgray.runs import QUARANTINE_SCHEMA, RunFolder
+
+PICTURE_BYTES = 4_500_000
+_QUARANTINE_ROWS = 200
+
+
+def write_report(run: RunFolder, load_image: LoadImage) -> str:
+    """Write ``report.html`` from the run folder's other files and return its URI.
+
+    Args:
+        run: folder with run.json, metrics.json, samples.parquet and, where anything was set aside, quarantine.parquet.
+        load_image: (benchmark, image key) -> encoded image, for the gallery's thumbnails.
+
+    Raises:
+        NotFound: run.json, metrics.json or samples.parquet is missing.
+        StorageError: the page cannot be written.
+    """
+    try:
+        quarantine = run.read_table(run.QUARANTINE)
+    except NotFound:
+        quarantine = QUARANTINE_SCHEMA.empty_table()
+    page = report_page(run.read_json(run.RUN), run.read_json(run.METRICS), run.read_table(run.SAMPLES), quarantine, load_image)
+    return write_page(page, f"{run.uri.rstrip('/')}/{run.REPORT}")
+
+
+def report_page(run: Mapping[str, Any], metrics: Mapping[str, Any], samples: pa.Table, quarantine: pa.Table, load_image: LoadImage) -> str:
+    """Return the report as HTML text, at most about 6 MB whatever the number of samples."""
+    views = benchmark_views(run, metrics)
+    card = (run.get("model") or {}).get("card") or {}
+    model = str(card.get("name") or "The model")
+    level = ((run.get("config") or {}).get("stats") or {}).get("level", 0.95)
+    policies = gallery.tie_policies(run)
+    failed, passed = gallery.select(samples, policies)
+    pictures = Pictures(load_image, int(PICTURE_BYTES * 0.65))
+    failures = gallery.build(samples, failed, policies, pictures)
+    pictures = Pictures(load_image, PICTURE_BYTES - pictures.spent)
+    successes = gallery.build(samples, passed, policies, pictures)
+    near_count, near_rows = gallery.near_ties(samples)
+    return render(
+        "report.html.j2",
+        run=run,
+        name=str(run.get("name") or "run"),
+        title=views[0].title if len(views) == 1 else str(run.get("name") or "Evaluation"),
+        model=model,
+        card=card,
+        level=wording.percent(level).removesuffix(".0"),
+        verdict=verdict(model, views, level),
+        views=views,
+        unofficial=[view for view in views if not view.official],
+        galleries=[("failure", "Failures", failures, len(failed)), ("success", "Successes", successes, len(passed))],
+        filters=_filters(failures + successes),
+        card_sentence=gallery.card_sentence,
+        sample_count=samples.num_rows,
+        near_count=near_count,
+        near_rows=near_rows,
+        near_tie="10⁻⁵",
+        quarantine=quarantine.slice(0, _QUARANTINE_ROWS).to_pylist(),
+        quarantine_count=quarantine.num_rows,
+        items=run.get("items") or {},
+        fingerprints=_flat({"model": (run.get("model") or {}).get("fingerprint"), **(metrics.get("fingerprints") or {})}),
+        numerics=_flat(run.get("numerics") or {}),
+        packages=_flat(run.get("packages") or {}),
+        config=json.dumps(run.get("config") or {}, indent=2, ensure_ascii=False),
+        ties=wording.TIES,
+    )
+
+
+def _filters(shown: list[gallery.Card]) -> dict[str, list[str]]:
+    """The values that the gallery's select fields offer."""
+    return {name: list(dict.fromkeys(getattr(card, name) for card in shown)) for name in ("benchmark", "subset", "task")}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as one level of ``a.b`` -> text; nothing for None."""
+    found: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return found

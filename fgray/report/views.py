@@ -1,0 +1,201 @@
+"""The numbers of a run arranged for reading: rows, groups of bars, controls, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fgray.report import wording
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric as a reader sees it; `value` and the like are proportions, None where unknown."""
+
+    name: str
+    benchmark: str
+    subset: str
+    label: str
+    kind: str  # metric | macro | pooled
+    direction: str  # i2t | t2i | both: the hue of its bar
+    value: float | None
+    interval: tuple[float, float] | None
+    chance: float | None
+    correct: float | None
+    count: int | None
+    clusters: int | None
+    ties: str
+    near_ties: int
+    excluded: int
+    published: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def standing(self) -> str:
+        """Where the interval lies against chance: above, below, level (chance inside it) or unknown."""
+        if self.interval is None or self.chance is None:
+            return "unknown"
+        low, high = self.interval
+        return "above" if low > self.chance else "below" if high < self.chance else "level"
+
+    @property
+    def title(self) -> str:
+        """Subset and label in words."""
+        return f"{wording.words(self.subset)}: {self.label[:1].lower()}{self.label[1:]}" if self.subset else self.label
+
+
+@dataclass(frozen=True)
+class Control:
+    """A value that shows whether the data carries its attribute: a pixel oracle, shuffled labels, naming."""
+
+    name: str
+    subset: str
+    kind: str
+    direction: str
+    value: float | None
+    chance: float | None
+    correct: float | None
+    count: int | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The bars of one subset and the controls beside them."""
+
+    subset: str
+    rows: list[Row]
+    controls: list[Control]
+
+
+@dataclass(frozen=True)
+class BenchmarkView:
+    """One benchmark of the run."""
+
+    name: str
+    title: str
+    official: bool
+    info: Mapping[str, Any]
+    groups: list[Group]
+    headline: Row | None
+    published: list[Mapping[str, Any]]
+    control_notes: dict[str, str]
+
+    @property
+    def rows(self) -> list[Row]:
+        """All metrics in the order of the report."""
+        return [row for group in self.groups for row in group.rows]
+
+
+def benchmark_views(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[BenchmarkView]:
+    """Arrange ``metrics.json`` by the benchmarks of ``run.json``.
+
+    Args:
+        run: content of run.json; a benchmark that it does not describe is shown by its name alone.
+        metrics: content of metrics.json.
+    """
+    described: Mapping[str, Mapping[str, Any]] = run.get("benchmarks") or {}
+    entries: Mapping[str, Mapping[str, Any]] = metrics.get("metrics") or {}
+    names = list(dict.fromkeys([*described, *(wording.split_name(name)[0] for name in entries)]))
+    return [_benchmark(name, described.get(name) or {}, entries, metrics.get("controls") or {}) for name in names]
+
+
+def _benchmark(name: str, info: Mapping[str, Any], entries: Mapping[str, Any], controls: Mapping[str, Any]) -> BenchmarkView:
+    own = [metric for metric in entries if wording.split_name(metric)[0] == name]
+    definitions = {item["name"]: item for item in info.get("metrics") or []}
+    ordered = [metric for metric in definitions if metric in own] + [metric for metric in own if metric not in definitions]
+    official = bool(info.get("official"))
+    published = [item for item in info.get("published") or [] if official and set(item.get("values") or {}) & set(own)]
+    by_subset: dict[str, list[str]] = {}
+    for metric in ordered:
+        by_subset.setdefault(wording.split_name(metric)[1], []).append(metric)
+    marks = [_control(control, entry, list(by_subset)) for control, entry in controls.items() if wording.split_name(control)[0] == name]
+    groups = []
+    for subset in dict.fromkeys([*by_subset, *(mark.subset for mark in marks)]):
+        siblings = [wording.split_name(metric)[2] for metric in by_subset.get(subset, [])]
+        rows = [
+            _row(metric, entries[metric], definitions.get(metric) or {}, siblings, published, str(info.get("ties") or ""))
+            for metric in by_subset.get(subset, [])
+        ]
+        groups.append(Group(subset, rows, [mark for mark in marks if mark.subset == subset]))
+    rows = [row for group in groups for row in group.rows]
+    notes = {mark.kind: mark.note for mark in reversed(marks) if mark.note}
+    return BenchmarkView(
+        name, str(info.get("title") or wording.words(name)), official, info, groups, _headline(rows, info.get("primary") or []), published, notes
+    )
+
+
+def _row(name: str, entry: Mapping[str, Any], definition: Mapping[str, Any], siblings: list[str], published: list[Mapping[str, Any]], ties: str) -> Row:
+    benchmark, subset, metric = wording.split_name(name)
+    return Row(
+        name=name,
+        benchmark=benchmark,
+        subset=subset,
+        label=wording.metric_label(metric, siblings),
+        kind=str(definition.get("type") or "metric"),
+        direction=_direction(metric),
+        value=entry.get("value"),
+        interval=wording.interval(entry),
+        chance=entry.get("chance"),
+        correct=entry.get("correct"),
+        count=entry.get("count"),
+        clusters=entry.get("clusters"),
+        ties=str(entry.get("ties") or definition.get("ties") or ties),
+        near_ties=int(entry.get("near_ties") or 0),
+        excluded=int(entry.get("excluded") or 0),
+        published={item["model"]: item["values"][name] for item in published if name in item["values"]},
+    )
+
+
+def _direction(metric: str) -> str:
+    if metric.startswith(("i2t", "text_retrieval")):
+        return "i2t"
+    return "t2i" if metric.startswith(("t2i", "image_retrieval")) else "both"
+
+
+def _control(name: str, entry: Mapping[str, Any], subsets: list[str]) -> Control:
+    # A control is named BENCHMARK/SUBSET/WHAT; the direction may stand anywhere in WHAT.
+    _, _, rest = name.partition("/")
+    subset = max((item for item in subsets if item and rest.startswith(item + "/")), key=len, default=wording.split_name(name)[1])
+    parts = [part for part in rest.removeprefix(subset).strip("/").replace("/", "_").split("_") if part]
+    direction = next((part for part in parts if part in ("i2t", "t2i")), "both")
+    kind = "_".join(part for part in parts if part not in ("i2t", "t2i", "accuracy")) or "control"
+    return Control(
+        name,
+        subset,
+        wording.words(kind),
+        direction,
+        entry.get("value"),
+        entry.get("chance"),
+        entry.get("correct"),
+        entry.get("count"),
+        str(entry.get("note") or ""),
+    )
+
+
+def _headline(rows: list[Row], primary: list[str]) -> Row | None:
+    """The one number of a benchmark: its mean over both directions and subsets, else its first primary metric, else its first."""
+    whole = [row for row in rows if row.kind == "macro" and row.direction == "both" and wording.split_name(row.name)[1] == "macro"]
+    chosen = [row for row in rows if row.name in primary]
+    return next((row for row in [*whole, *chosen, *rows] if row.value is not None), None)
+
+
+def verdict(model: str, views: list[BenchmarkView], level: float = 0.95) -> str:
+    """Return one sentence: the headline of each benchmark against chance, and how many metrics lie above it."""
+    told = [(view, view.headline) for view in views if view.headline]
+    if not told:
+        return f"{model} has no scored metric."
+    if len(told) == 1:
+        view, row = told[0]
+        bounds = f"{wording.percent(level).removesuffix('.0')} % interval {wording.percent(row.interval[0])}–{wording.percent(row.interval[1])}, " if row.interval else ""
+        start = f"{model} scores {wording.percent(row.value)} % on {view.title} ({bounds}chance {wording.percent(row.chance)} %)"
+    else:
+        parts = [f"{wording.percent(row.value)} % on {view.title} (chance {wording.percent(row.chance)} %)" for view, row in told]
+        start = f"{model} scores {wording.listed(parts)}"
+    single = [row for view in views for row in view.rows if row.kind == "metric" and row.standing != "unknown"]
+    if not single:
+        return start + "."
+    above = sum(row.standing == "above" for row in single)
+    if above == len(single):
+        return f"{start}; every single metric lies clearly above chance."
+    return f"{start}; {above or 'none'} of {len(single)} single metrics {'lies' if above == 1 else 'lie'} clearly above chance."
