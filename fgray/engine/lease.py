@@ -47,9 +47,8 @@ def run_lease(storage: Storage) -> Iterator[None]:
 
 
 def _acquire(storage: Storage, me: dict[str, Any]) -> None:
-    if storage.create_bytes(LOCK, _content(me)):
-        if _holder(storage).get("id") == me["id"]:
-            return
+    if storage.create_bytes(LOCK, _content(me)) and _holder(storage).get("id") == me["id"]:
+        return
     holder = _holder(storage)
     if _alive(holder):
         where = f"{storage.uri}/{LOCK}"

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from fgray import errors
 from fgray.engine.serial import is_out_of_memory
 from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, run_stage
 from fgray.engine.store import ResultStore
@@ -45,8 +48,8 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
     ledger = _Ledger.remote()
     for first in range(0, len(units), WAVE):
         wave = units[first : first + WAVE]
-        rows = [_to_row(first + index, Chunk(unit.kind, unit.items)) for index, unit in enumerate(wave)]
-        data = ray.data.from_arrow([_block(row) for row in rows])
+        parcels = [_Parcel(first + index, Chunk(unit.kind, unit.items)) for index, unit in enumerate(wave)]
+        data = ray.data.from_arrow([parcel.block() for parcel in parcels])  # one block per unit
         for position, stage in enumerate(stages):
             last = position == len(stages) - 1
             data = data.map_batches(
@@ -57,14 +60,15 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
                 compute=ActorPoolStrategy(size=stage.workers, max_tasks_in_flight_per_actor=2),
                 num_cpus=stage.cpus,
                 num_gpus=stage.gpus,
-                max_restarts=-1,
-                max_task_retries=-1,
             )
         try:
             for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                yield from (_to_receipt(row) for row in batch.to_pylist())
+                for row in batch.to_pylist():
+                    if row["failure"]:
+                        raise _failure(json.loads(row["failure"]))
+                    yield Receipt(row["unit"], row["committed"], row["errors"], json.loads(row["seconds"]), row["died"] or None)
         except ray.exceptions.RayError as error:
-            raise _plain(error) from error
+            raise RunError(f"Ray failed: {' '.join(str(error).split())[:300]}", fix="run the same command again; it resumes") from error
 
 
 def start_ray(stages: Sequence[Stage]) -> None:
@@ -72,7 +76,7 @@ def start_ray(stages: Sequence[Stage]) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what a user needs to know comes through receipts
     # Logical CPUs: a pipeline that wants more than there are would wait for ever without a word.
     demand = sum(stage.workers * stage.cpus for stage in stages)
     ray.init(
@@ -85,14 +89,16 @@ def start_ray(stages: Sequence[Stage]) -> None:
     token = Path.home() / ".ray" / "auth_token"  # Ray writes it readable for everybody
     if token.exists():
         token.chmod(0o600)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
 
 
 def _check_resources(stages: Sequence[Stage]) -> None:
     have = ray.cluster_resources()
     for name, need in (("CPU", sum(s.workers * s.cpus for s in stages)), ("GPU", sum(s.workers * s.gpus for s in stages))):
         if need > have.get(name, 0):
-            raise RunError(f"the stages want {need:g} {name}s, Ray has {have.get(name, 0):g}", fix="lower compute.workers or compute.decode_workers")
+            raise RunError(
+                f"the stages want {need:g} {name}s, Ray has {have.get(name, 0):g}", fix="lower compute.workers or compute.decode_workers"
+            )
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -113,32 +119,44 @@ class _Ledger:
 
 
 class _StageWorker:
-    """One actor of one stage's pool."""
+    """One actor of one stage's pool.
+
+    It never raises: an exception would travel through Ray's own retries and wrappings. What went wrong is a column of
+    the row, and the driver raises it.
+    """
 
     def __init__(self, stage: Stage, ledger: Any, store: ResultStore | None, numerics: dict[str, Any]) -> None:
-        limit_threads(stage.threads)
         self.name, self.ledger, self.store, self.numerics = stage.name, ledger, store, numerics
-        self.function = stage.build()
+        self.broken: Exception | None = None
+        try:
+            limit_threads(stage.threads)
+            self.function = stage.build()
+        except Exception as error:
+            self.broken = error
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        index, chunk, died = _from_batch(batch)
-        if died is None:
-            deaths = ray.get(self.ledger.begin.remote(index, self.name))
-            died = f"the {self.name} worker died {deaths} times" if deaths >= MAX_DEATHS else None
-        if died is None:
-            try:
-                run_stage(self.name, self.function, chunk)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                died = f"out of memory: {error}"
-            if died is None and self.store is not None:
-                commit_chunk(chunk, self.store, self.numerics)
-            self.ledger.end.remote(index, self.name)
-        if self.store is None:
-            return _block(_to_row(index, chunk, died))
-        committed = 0 if died else chunk.items.num_rows
-        return _block({"unit": index, "committed": committed, "errors": len(chunk.errors), "seconds": json.dumps(chunk.seconds), "died": died})
+        parcel = _from_batch(batch)
+        if not parcel.died and not parcel.failure:
+            deaths = ray.get(self.ledger.begin.remote(parcel.unit, self.name))
+            if deaths >= MAX_DEATHS:
+                parcel.died = f"the {self.name} worker died {deaths} times"
+            else:
+                self._work(parcel)
+            self.ledger.end.remote(parcel.unit, self.name)
+        return parcel.receipt() if self.store is not None else parcel.block()
+
+    def _work(self, parcel: _Parcel) -> None:
+        try:
+            if self.broken is not None:
+                raise self.broken
+            run_stage(self.name, self.function, parcel.chunk)
+            if self.store is not None:
+                commit_chunk(parcel.chunk, self.store, self.numerics)
+        except Exception as error:
+            if is_out_of_memory(error):
+                parcel.died = f"out of memory: {error}"
+            else:
+                parcel.failure = _describe(error, self.name)
 
 
 def limit_threads(threads: int) -> None:
@@ -148,53 +166,71 @@ def limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _to_row(index: int, chunk: Chunk, died: str | None = None) -> dict[str, Any]:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, chunk.items.schema) as writer:
-        writer.write_table(chunk.items)
-    return {
-        "unit": index,
-        "kind": chunk.kind,
-        "items": sink.getvalue().to_pybytes(),
-        "errors": json.dumps(chunk.errors),
-        "seconds": json.dumps(chunk.seconds),
-        "died": died or "",
-        **{ARRAY + name: array for name, array in ({} if died else chunk.arrays).items()},
-    }
+@dataclass
+class _Parcel:
+    """A chunk as it travels: one row of one block.
+
+    Attributes:
+        unit: its index on the driver.
+        chunk: the unit's items and arrays.
+        died: why the unit was given up, or "".
+        failure: JSON of the exception that fails the run, or "".
+    """
+
+    unit: int
+    chunk: Chunk
+    died: str = ""
+    failure: str = ""
+
+    def block(self) -> pa.Table:
+        """Return the row for the next stage; an array is one tensor cell, which Ray moves without copying its rows."""
+        from ray.data.extensions import ArrowTensorArray
+
+        chunk = self.chunk
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, chunk.items.schema) as writer:
+            writer.write_table(chunk.items)
+        columns: dict[str, Any] = {
+            **self._common(),
+            "kind": pa.array([chunk.kind]),
+            "items": pa.array([sink.getvalue().to_pybytes()], pa.large_binary()),
+            "errors": pa.array([json.dumps(chunk.errors)]),
+        }
+        if not self.died and not self.failure:
+            columns |= {ARRAY + name: ArrowTensorArray.from_numpy(array[None]) for name, array in chunk.arrays.items()}
+        return pa.table(columns)
+
+    def receipt(self) -> pa.Table:
+        """Return the row for the driver."""
+        done = not self.died and not self.failure
+        committed = self.chunk.items.num_rows if done else 0
+        return pa.table({**self._common(), "committed": pa.array([committed]), "errors": pa.array([len(self.chunk.errors)])})
+
+    def _common(self) -> dict[str, Any]:
+        texts = {"seconds": json.dumps(self.chunk.seconds), "died": self.died, "failure": self.failure}
+        return {"unit": pa.array([self.unit]), **{name: pa.array([text]) for name, text in texts.items()}}
 
 
-def _block(row: Mapping[str, Any]) -> pa.Table:
-    """Return a table of one row; arrays become one tensor cell, which Ray moves without copying rows."""
-    from ray.data.extensions import ArrowTensorArray
-
-    columns = {}
-    for name, value in row.items():
-        if isinstance(value, np.ndarray):
-            columns[name] = ArrowTensorArray.from_numpy(value[None])
-        else:
-            columns[name] = pa.array([value], pa.large_binary() if isinstance(value, bytes) else None)
-    return pa.table(columns)
-
-
-def _from_batch(batch: dict[str, np.ndarray]) -> tuple[int, Chunk, str | None]:
+def _from_batch(batch: dict[str, np.ndarray]) -> _Parcel:
     items = pa.ipc.open_stream(bytes(batch["items"][0])).read_all()
-    errors = {int(row): reason for row, reason in json.loads(str(batch["errors"][0])).items()}
+    wrong = {int(row): reason for row, reason in json.loads(str(batch["errors"][0])).items()}
     arrays = {name.removeprefix(ARRAY): values[0] for name, values in batch.items() if name.startswith(ARRAY)}
-    chunk = Chunk(str(batch["kind"][0]), items, arrays, errors, json.loads(str(batch["seconds"][0])))
-    return int(batch["unit"][0]), chunk, str(batch["died"][0]) or None
+    chunk = Chunk(str(batch["kind"][0]), items, arrays, wrong, json.loads(str(batch["seconds"][0])))
+    return _Parcel(int(batch["unit"][0]), chunk, str(batch["died"][0]), str(batch["failure"][0]))
 
 
-def _to_receipt(row: Mapping[str, Any]) -> Receipt:
-    return Receipt(row["unit"], row["committed"], row["errors"], json.loads(row["seconds"]), row["died"] or None)
+def _describe(error: Exception, stage: str) -> str:
+    """Return an exception as JSON: fgray's own kinds keep their three parts, others become one line with their place."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, FgrayError):
+        return json.dumps({"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix, "trace": trace})
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"the {stage} stage failed with {type(error).__name__}: {error}"
+    return json.dumps({"kind": "RunError", "what": what, "where": f"{last.filename}:{last.lineno}", "fix": None, "trace": trace})
 
 
-def _plain(error: BaseException) -> FgrayError:
-    """Find fgray's own error inside Ray's wrapping, else say in one line what failed."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, FgrayError):
-            return seen
-        cause = getattr(seen, "cause", None)
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    last = [line for line in str(error).splitlines() if line.strip()]
-    return RunError(f"a worker failed: {last[-1] if last else type(error).__name__}", fix="set FGRAY_DEBUG=1 to see its traceback")
+def _failure(content: Mapping[str, Any]) -> FgrayError:
+    kind = getattr(errors, content["kind"], RunError)
+    failure: FgrayError = kind(content["what"], where=content["where"], fix=content["fix"])
+    failure.add_note(content["trace"])  # shown by FGRAY_DEBUG=1, where Python prints the whole traceback
+    return failure

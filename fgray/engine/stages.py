@@ -98,6 +98,6 @@ def commit_chunk(chunk: Chunk, store: ResultStore, numerics: Mapping[str, Any]) 
     chunk.seconds["commit"] = time.perf_counter() - start
 
 
-def died_chunk(kind: str, items: pa.Table, reason: str) -> pa.Table:
+def died_part(items: pa.Table, reason: str) -> pa.Table:
     """Return the part that quarantines a single item whose worker died again and again."""
     return build_part(items, {}, dict.fromkeys(range(items.num_rows), f"worker: {reason}"))

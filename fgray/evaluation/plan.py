@@ -1,0 +1,133 @@
+"""What an evaluation will do: its benchmarks, its distinct items, what is stored already, the units that are left."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+from rich.table import Table
+
+from fgray.benchmarks.base import BENCHMARKS, LoadedBenchmark
+from fgray.config.schema import EvalJob, PrecomputedModel
+from fgray.embedding import Compute, Work, image_requests, plan_work, resolve_compute, text_requests
+from fgray.engine.store import ResultStore
+from fgray.errors import ConfigError
+from fgray.models import open_model
+from fgray.models.base import ModelSource
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation of an embedding model, ready to run.
+
+    Attributes:
+        job: its configuration.
+        benchmarks: name -> loaded benchmark (already limited).
+        source: the model.
+        compute: resolved workers and batches.
+        store: where results go.
+        work: what is asked and what is missing.
+    """
+
+    job: EvalJob
+    benchmarks: dict[str, LoadedBenchmark]
+    source: ModelSource
+    compute: Compute
+    store: ResultStore
+    work: Work
+
+    def table(self) -> Table:
+        """Return the plan as a table for the console."""
+        table = Table(title=f"plan of {self.job.name}", show_header=False)
+        for name, loaded in self.benchmarks.items():
+            counts = f"{loaded.cases.table.num_rows:,} cases, {len(loaded.cases.references('image')):,} images"
+            table.add_row(name, f"{loaded.title or loaded.info.title}: {counts}{'' if loaded.official else ' (not the official release)'}")
+        table.add_row("model", f"{self.source.card.name} ({self.source.card.architecture}), fingerprint {self.source.fingerprint()[:12]}")
+        table.add_row(
+            "items", f"{self.work.requested:,} distinct ({self.work.images.num_rows:,} images, {self.work.texts.num_rows:,} texts)"
+        )
+        table.add_row("stored", f"{self.work.requested - self.work.missing:,} already computed")
+        rows = f"{self.work.missing:,} items in {len(self.work.units)} units of up to {self.compute.unit_rows}"
+        table.add_row("to do", rows)
+        compute = self.compute
+        pools = f"{compute.decode_workers} decode, {compute.workers} model on {compute.device}, batch {compute.batch_size}, {compute.threads} thread(s)"
+        table.add_row("workers", f"{compute.runner}: {pools}")
+        table.add_row("output", self.job.output)
+        return table
+
+
+def plan_evaluation(job: EvalJob) -> Plan:
+    """Load the benchmarks, describe the model and subtract what the store has.
+
+    Raises:
+        FgrayError: whatever is wrong with configuration, data, model or storage; nothing has been written to the output yet.
+    """
+    if isinstance(job.model, PrecomputedModel):
+        raise ConfigError("a precomputed model has nothing to plan", where="model.kind", fix="run it with fgray submit")
+    source = open_model(job.model)
+    benchmarks = load_benchmarks(job)
+    store = ResultStore(job.store_uri, source.fingerprint())
+    compute = resolve_compute(job.compute, source)
+    fingerprint = source.fingerprint()
+    images = [image_requests(loaded.images, loaded.cases.references("image"), fingerprint) for loaded in benchmarks.values()]
+    texts = [text_requests(loaded.cases.references("text"), fingerprint) for loaded in benchmarks.values()]
+    work = plan_work(pa.concat_tables(images), pa.concat_tables(texts), store, compute.unit_rows)
+    return Plan(job, benchmarks, source, compute, store, work)
+
+
+def load_benchmarks(job: EvalJob) -> dict[str, LoadedBenchmark]:
+    """Load every benchmark of the job, limited where the job says so.
+
+    Raises:
+        ConfigError: unknown benchmark or option, or one benchmark twice.
+        DataError: what the benchmark finds wrong with its data.
+    """
+    loaded: dict[str, LoadedBenchmark] = {}
+    for config in job.benchmarks:
+        kind = BENCHMARKS.get(config.name)
+        try:
+            benchmark = kind(**config.options)
+        except TypeError as error:
+            raise ConfigError(
+                f"wrong option for {config.name} ({error})", where="benchmarks", fix=f"see fgray list benchmarks {config.name}"
+            ) from error
+        one = benchmark.load(config.root or job.data.root, job.store_uri)
+        if job.limit is not None:
+            one.cases, one.official = one.cases.limited(job.limit), False
+            one.notes.append(f"limited to the first {job.limit} cases of each subset and direction")
+        name = _prefix(one)
+        if name in loaded:
+            raise ConfigError(
+                f"benchmark '{name}' stands twice in the list", where="benchmarks", fix="remove one, or give them different names"
+            )
+        loaded[name] = one
+    return loaded
+
+
+def _prefix(loaded: LoadedBenchmark) -> str:
+    """Return what tells this benchmark's metrics from the others': `spec`, `retrieval/flickr8k`, `zero_shot/cub30`."""
+    names = [metric.name.split("/") for metric in loaded.metrics]
+    common = [parts[0] for parts in zip(*names, strict=False) if len(set(parts)) == 1]
+    return "/".join(common[:-1] if len(common) == len(names[0]) else common) or loaded.info.name
+
+
+def data_fingerprint(loaded: LoadedBenchmark) -> str:
+    """Return the hash of what is asked: every case in order of its id, and the content of every image it names."""
+    digest = hashlib.sha256()
+    for text in _content(loaded):
+        digest.update(len(text).to_bytes(8, "big"))
+        digest.update(text)
+    return digest.hexdigest()
+
+
+def _content(loaded: LoadedBenchmark) -> Iterator[bytes]:
+    for row in loaded.cases.table.sort_by("case_id").to_pylist():
+        yield repr(sorted(row.items())).encode()
+    for groups in (loaded.cases.pools, loaded.cases.prototypes):
+        for name in sorted(groups):
+            yield repr((name, groups[name])).encode()
+    rows = loaded.images.locate(loaded.cases.references("image"))
+    for key, sha in sorted(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True)):
+        yield key.encode() + sha

@@ -1,0 +1,212 @@
+"""The eval job: plan, embed what is missing, score, summarise, write the run folder and its report."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from fgray.benchmarks.base import LoadedBenchmark
+from fgray.config.fingerprint import fingerprint as config_fingerprint
+from fgray.config.schema import EvalJob, PrecomputedModel
+from fgray.embedding import embed
+from fgray.engine.lease import run_lease
+from fgray.errors import RunError
+from fgray.evaluation.controls import shuffled_controls
+from fgray.evaluation.plan import Plan, data_fingerprint, load_benchmarks, plan_evaluation
+from fgray.evaluation.quarantine import account, count_failed, list_quarantine
+from fgray.evaluation.scorers import embedding_scorer, precomputed_scorer
+from fgray.evaluation.scoring import Scorer, score_cases
+from fgray.metrics.spec import to_dict as metric_to_dict
+from fgray.metrics.summary import summarise
+from fgray.models.precomputed import open_precomputed
+from fgray.report.html import write_report
+from fgray.runs import QUARANTINE_SCHEMA, RunFolder
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy", "pillow", "pyarrow", "ray", "scipy")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished evaluation.
+
+    Attributes:
+        uri: its run folder.
+        report: address of report.html.
+        metrics: the content of metrics.json under "metrics".
+    """
+
+    uri: str
+    report: str
+    metrics: dict[str, dict[str, Any]]
+
+
+def evaluate(job: EvalJob, source: Mapping[str, Any] | None = None) -> RunResult:
+    """Run an evaluation, or finish one that was interrupted: what the store holds is not computed again.
+
+    Args:
+        job: the configuration.
+        source: the configuration as it was written, with ``${ENV}`` unresolved, for run.json; default: the job itself.
+
+    Raises:
+        RunError: another run holds the output, the output belongs to another configuration, too many items are corrupt,
+            or an item is unaccounted for.
+        FgrayError: whatever else is wrong with data, model or storage.
+    """
+    folder = RunFolder(job.output)
+    _refuse_other_run(folder, job)
+    with run_lease(folder.storage):
+        if isinstance(job.model, PrecomputedModel):
+            return _evaluate_precomputed(job, job.model, folder, source)
+        return _evaluate_encoder(plan_evaluation(job), folder, source)
+
+
+def _refuse_other_run(folder: RunFolder, job: EvalJob) -> None:
+    if not folder.storage.exists(RunFolder.RUN):
+        return
+    if folder.read_json(RunFolder.RUN).get("fingerprint") != config_fingerprint(job):
+        raise RunError(
+            "this output holds a run of another configuration", where=folder.uri, fix="choose another output, or remove that folder"
+        )
+
+
+def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] | None) -> RunResult:
+    job, model = plan.job, plan.source
+    run = {
+        **_describe(job, source, plan.benchmarks),
+        "model": {"card": model.card.to_dict(), "fingerprint": model.fingerprint()},
+        "compute": asdict(plan.compute),
+        "numerics": plan.compute.numerics(model),
+    }
+    folder.write_json(RunFolder.RUN, run)
+    start = time.monotonic()
+    embedded, progress = embed(plan.work, model, plan.store, plan.compute, job.data.max_pixels)
+    folder.storage.write_bytes(RunFolder.LOG, "".join(line + "\n" for line in progress.log).encode())
+    quarantine = list_quarantine(plan.benchmarks, model.fingerprint(), embedded)
+    folder.write_table(RunFolder.QUARANTINE, quarantine)
+    account(plan.work, embedded, job.data.max_corrupt_fraction, folder.uri)
+    run["items"] = {
+        "requested": plan.work.requested,
+        "scored": plan.work.requested - count_failed(embedded),
+        "quarantined": count_failed(embedded),
+        "truncated_texts": int(embedded.texts.columns["truncated"].sum()) if plan.work.texts.num_rows else 0,
+        "numerics_classes": plan.store.numerics("embed_image"),
+    }
+    run["timing"] = {
+        "embedding_seconds": round(time.monotonic() - start, 3),
+        "computed": progress.done_items,
+        "first_commit_seconds": progress.first_commit_seconds,
+        "limiting_stage": progress.limiting_stage(),
+        "splits": progress.splits,
+    }
+
+    scorers = {name: embedding_scorer(loaded, model.fingerprint(), embedded) for name, loaded in plan.benchmarks.items()}
+    return _finish(job, plan.benchmarks, scorers, model.fingerprint(), run, folder)
+
+
+def _evaluate_precomputed(job: EvalJob, config: PrecomputedModel, folder: RunFolder, source: Mapping[str, Any] | None) -> RunResult:
+    scores = open_precomputed(config)
+    benchmarks = load_benchmarks(job)
+    run = {
+        **_describe(job, source, benchmarks),
+        "model": {"card": {"name": scores.name, "kind": "precomputed"}, "fingerprint": scores.fingerprint()},
+    }
+    folder.write_json(RunFolder.RUN, run)
+    folder.write_table(RunFolder.QUARANTINE, QUARANTINE_SCHEMA.empty_table())
+
+    scorers = {name: precomputed_scorer(loaded, scores) for name, loaded in benchmarks.items()}
+    return _finish(job, benchmarks, scorers, scores.fingerprint(), run, folder)
+
+
+def _finish(
+    job: EvalJob,
+    benchmarks: Mapping[str, LoadedBenchmark],
+    scorers: Mapping[str, Scorer],
+    model_fingerprint: str,
+    run: dict[str, Any],
+    folder: RunFolder,
+) -> RunResult:
+    """Score, summarise and write everything that does not depend on how the scores came to be."""
+    tables, metrics, controls = [], {}, {}
+    for name, loaded in benchmarks.items():
+        samples = score_cases(name, loaded.cases, scorers[name])
+        tables.append(samples)
+        metrics.update(summarise(samples, loaded.metrics, job.stats))
+        controls.update(loaded.controls)
+        if loaded.shuffled_control:
+            controls.update(shuffled_controls(samples, loaded.metrics, job.stats))
+    fingerprints = {
+        "config": run["fingerprint"],
+        "model": model_fingerprint,
+        "data": {name: data_fingerprint(loaded) for name, loaded in benchmarks.items()},
+    }
+    folder.write_table(
+        RunFolder.SAMPLES, pa.concat_tables(tables).sort_by([(c, "ascending") for c in ("benchmark", "subset", "task", "case_id")])
+    )
+    folder.write_json(RunFolder.RUN, run)
+    folder.write_json(RunFolder.METRICS, {"fingerprints": fingerprints, "metrics": metrics, "controls": controls})
+    report = write_report(folder, lambda benchmark, key: read_image(benchmarks[benchmark], key))
+    return RunResult(folder.uri, report, metrics)
+
+
+def read_image(loaded: LoadedBenchmark, key: str) -> bytes:
+    """Return the encoded bytes of one image of a benchmark."""
+    return loaded.images.read(loaded.images.locate([key]))[0]
+
+
+def _describe(job: EvalJob, source: Mapping[str, Any] | None, benchmarks: Mapping[str, LoadedBenchmark]) -> dict[str, Any]:
+    """Return what run.json says before anything was computed."""
+    return {
+        "name": job.name,
+        "job": job.job,
+        "created_by": f"fgray {version('fgray')}",
+        "command": "fgray submit",
+        "fingerprint": config_fingerprint(job),
+        "config": dict(source) if source is not None else job.model_dump(mode="json"),
+        "packages": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "platform": {
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "executable": f"python{sys.version_info[0]}.{sys.version_info[1]}",
+        },
+        "primary": list(job.primary),
+        "benchmarks": {name: _describe_benchmark(loaded) for name, loaded in benchmarks.items()},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return None
+
+
+def _describe_benchmark(loaded: LoadedBenchmark) -> dict[str, Any]:
+    info = loaded.info
+    counts: dict[str, int] = {}
+    for subset, task in zip(loaded.cases.table["subset"].to_pylist(), loaded.cases.table["task"].to_pylist(), strict=True):
+        counts[f"{subset}/{task}"] = counts.get(f"{subset}/{task}", 0) + 1
+    published = [{"model": p.model, "source": p.source, "values": dict(p.values)} for p in info.published] if loaded.official else []
+    return {
+        "benchmark": info.name,
+        "title": loaded.title or info.title,
+        "summary": info.summary,
+        "url": info.url,
+        "licence": info.licence,
+        "bibtex": info.bibtex,
+        "ties": info.ties,
+        "official": loaded.official,
+        "notes": list(loaded.notes),
+        "counts": counts,
+        "published": published,
+        "primary": list(info.primary),
+        "metrics": [metric_to_dict(metric) for metric in loaded.metrics],
+        "images": {"requested": len(loaded.cases.references("image"))},
+        "texts": {"requested": len(loaded.cases.references("text"))},
+    }

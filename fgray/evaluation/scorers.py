@@ -1,0 +1,156 @@
+"""Where a case's scores come from: embeddings of the store, or scores and embeddings made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fgray.benchmarks.base import LoadedBenchmark
+from fgray.embedding import Embedded, image_requests, text_requests
+from fgray.errors import DataError
+from fgray.evaluation.scoring import Scorer, Scores
+from fgray.models.precomputed import PrecomputedScores
+
+QUERY_BLOCK = 256  # queries scored against a pool at a time
+
+
+class EmbeddingScores:
+    """Cosines: the float64 dot product of stored fp32 unit vectors.
+
+    Equal candidates (the same text twice) get exactly equal scores: sums run over the embedding axis in one fixed
+    order for small candidate sets, and a pool is scored once per distinct member.
+    """
+
+    def __init__(
+        self,
+        vectors: Mapping[str, npt.NDArray[np.float32]],
+        rows: Mapping[str, Mapping[str, int]],
+        errors: Mapping[str, Sequence[str | None]],
+    ):
+        """Take embeddings and how references find them.
+
+        Args:
+            vectors: kind (image, text, prototype) -> fp32 [N, D], unit rows.
+            rows: kind -> reference -> row.
+            errors: kind -> per row why it has no embedding, or None.
+        """
+        self._vectors, self._rows, self._errors = vectors, rows, errors
+        self._valid = {kind: np.array([reason is None for reason in errors[kind]], bool) for kind in vectors}
+
+    def scores(self, query_kind: str, query: str, candidate_kind: str, candidates: Sequence[str]) -> Scores:
+        """Return [N] cosines of the candidates of one query."""
+        row = self._rows[query_kind][query]
+        rows = self._find(candidate_kind, candidates)
+        if not self._valid[query_kind][row]:
+            return np.full(len(rows), np.nan)
+        vector = self._vectors[query_kind][row].astype(np.float64)
+        products = (self._vectors[candidate_kind][rows].astype(np.float64) * vector).sum(axis=1)
+        return np.where(self._valid[candidate_kind][rows], products, np.nan)
+
+    def pool_scores(self, query_kind: str, queries: Sequence[str], candidate_kind: str, pool: Sequence[str]) -> Iterator[Scores]:
+        """Yield [N] cosines of the pool's members for each query."""
+        distinct, place = np.unique(self._find(candidate_kind, pool), return_inverse=True)
+        members = self._vectors[candidate_kind][distinct].astype(np.float64)
+        invalid = ~self._valid[candidate_kind][distinct]
+        query_rows = self._find(query_kind, queries)
+        for start in range(0, len(query_rows), QUERY_BLOCK):
+            rows = query_rows[start : start + QUERY_BLOCK]
+            block = self._vectors[query_kind][rows].astype(np.float64) @ members.T
+            block[:, invalid] = np.nan
+            block[~self._valid[query_kind][rows]] = np.nan
+            for line in block:
+                yield line[place]
+
+    def reason(self, kind: str, reference: str) -> str:
+        """Return why a reference has no embedding."""
+        return self._errors[kind][self._rows[kind][reference]] or "no score"
+
+    def _find(self, kind: str, references: Sequence[str]) -> npt.NDArray[np.int64]:
+        rows = self._rows[kind]
+        return np.fromiter((rows[reference] for reference in references), np.int64, len(references))
+
+
+def average_prototypes(
+    prototypes: Mapping[str, Sequence[str]], text_rows: Mapping[str, int], texts: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return [P, D] unit rows: the mean of each prototype's unit text embeddings, normalised again.
+
+    This is CLIP_benchmark's prompt ensemble (facts/benchmarks.md §3.7), with the mean taken in float64.
+    """
+    means = np.stack([texts[[text_rows[text] for text in members]].astype(np.float64).mean(axis=0) for members in prototypes.values()])
+    return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+
+
+class PrecomputedPairs:
+    """Scores of (image, text) pairs that were made elsewhere."""
+
+    def __init__(self, source: PrecomputedScores, prototypes: Mapping[str, Sequence[str]]) -> None:
+        self._source, self._prototypes = source, prototypes
+
+    def scores(self, query_kind: str, query: str, candidate_kind: str, candidates: Sequence[str]) -> Scores:
+        """Return [N] scores of the candidates of one query.
+
+        Raises:
+            DataError: a pair has no score, or a class has several prompts (scores cannot be averaged like embeddings).
+        """
+        if candidate_kind == "prototype":
+            candidates, candidate_kind = [self._only_text(name) for name in candidates], "text"
+        return self._source.score(query_kind, query, candidate_kind, candidates)
+
+    def pool_scores(self, query_kind: str, queries: Sequence[str], candidate_kind: str, pool: Sequence[str]) -> Iterator[Scores]:
+        """Yield [N] scores of the pool's members for each query."""
+        for query in queries:
+            yield self.scores(query_kind, query, candidate_kind, pool)
+
+    def reason(self, kind: str, reference: str) -> str:
+        """Return why a reference has no score; a missing pair is an error before it comes to that."""
+        return f"no score for {kind} '{reference}'"
+
+    def _only_text(self, name: str) -> str:
+        texts = self._prototypes[name]
+        if len(texts) != 1:
+            raise DataError(
+                f"'{name}' averages {len(texts)} prompts, which pair scores cannot do",
+                fix="give embeddings, or one template in the benchmark's options",
+            )
+        return texts[0]
+
+
+def embedding_scorer(loaded: LoadedBenchmark, fingerprint: str, embedded: Embedded) -> EmbeddingScores:
+    """Return the scorer of one benchmark over the embeddings of a run."""
+    images = image_requests(loaded.images, loaded.cases.references("image"), fingerprint)
+    texts = text_requests(loaded.cases.references("text"), fingerprint)
+    rows = {
+        "image": {key: embedded.image_rows[id_] for key, id_ in zip(images["key"].to_pylist(), images["item_id"].to_pylist(), strict=True)},
+        "text": {text: embedded.text_rows[id_] for text, id_ in zip(texts["text"].to_pylist(), texts["item_id"].to_pylist(), strict=True)},
+    }
+    vectors = {"image": embedded.images.values, "text": embedded.texts.values}
+    errors: dict[str, list[str | None]] = {"image": embedded.images.errors, "text": embedded.texts.errors}
+    return _with_prototypes(loaded, vectors, rows, errors)
+
+
+def _with_prototypes(
+    loaded: LoadedBenchmark,
+    vectors: dict[str, npt.NDArray[np.float32]],
+    rows: dict[str, dict[str, int]],
+    errors: dict[str, list[str | None]],
+) -> EmbeddingScores:
+    prototypes = loaded.cases.prototypes
+    if prototypes:
+        vectors["prototype"] = average_prototypes(prototypes, rows["text"], vectors["text"])
+        rows["prototype"] = {name: row for row, name in enumerate(prototypes)}
+        errors["prototype"] = [None] * len(prototypes)
+    return EmbeddingScores(vectors, rows, errors)
+
+
+def precomputed_scorer(loaded: LoadedBenchmark, scores: PrecomputedScores) -> Scorer:
+    """Return the scorer of one benchmark over what was made elsewhere."""
+    references = {kind: loaded.cases.references(kind) for kind in ("image", "text")}
+    vectors = {kind: scores.embed(kind, found) for kind, found in references.items() if found}
+    if any(value is None for value in vectors.values()):
+        return PrecomputedPairs(scores, loaded.cases.prototypes)
+    rows = {kind: {reference: row for row, reference in enumerate(references[kind])} for kind in vectors}
+    errors: dict[str, list[str | None]] = {kind: [None] * len(references[kind]) for kind in vectors}
+    return _with_prototypes(loaded, {kind: value for kind, value in vectors.items() if value is not None}, dict(rows), errors)
