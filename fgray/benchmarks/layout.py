@@ -185,7 +185,10 @@ def find_file(storage: Storage, paths: Sequence[str], looked_for: str, fix: str)
 
 def resolve(storage: Storage, location: str) -> Storage:
     """Return the folder that an option names: a URI or absolute path, or else relative to the benchmark's root."""
-    return open_storage(location) if "://" in location or location.startswith("/") else storage.child(location)
+    if "://" in location:
+        return open_storage(location)
+    scheme, mark, base = storage.uri.rpartition("://")
+    return open_storage(location if location.startswith("/") else scheme + mark + posixpath.normpath(posixpath.join(base, location)))
 
 
 def find_images(storage: Storage, option: str | None, folders: Sequence[str], first: str) -> str:
