@@ -1,0 +1,62 @@
+"""Files of the Hugging Face hub: what is cached serves offline; an unreachable hub is said at once, not after minutes of retries."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from fgray.errors import ModelError
+
+_SECONDS = 5.0
+
+
+def is_reachable(url: str | None = None) -> bool:
+    """Return whether a server (default: the hub) accepts connections; True where a proxy decides instead."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return False
+    parts = urlsplit(url or constants.ENDPOINT)
+    if parts.scheme in getproxies():
+        return True
+    return _answers(parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443))
+
+
+@cache
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def open_clip_weights(tag: dict[str, Any], what: str) -> str:
+    """Return the local path of a published open_clip checkpoint, downloading it where it is not cached.
+
+    Args:
+        tag: open_clip's entry for it, with ``hf_hub`` ("owner/repository/file", the file may be empty) or ``url``.
+        what: how an error shall call it.
+
+    Raises:
+        ModelError: it is neither cached nor reachable.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+    from open_clip.pretrained import download_pretrained
+
+    repository, name = os.path.split(tag.get("hf_hub") or "")
+    for file in [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]:
+        if repository and isinstance(cached := try_to_load_from_cache(repository, file), str):
+            return cached
+    fix = "connect to the network, or give weights: PATH of a checkpoint and its activation"
+    if not is_reachable(None if repository else tag.get("url")):
+        raise ModelError(f"{what} is not cached, and the hub is offline from here", where="model.weights", fix=fix)
+    try:
+        return str(download_pretrained(tag))
+    except Exception as error:  # hub, URL and checksum errors share no base class
+        raise ModelError(f"{what} cannot be downloaded ({type(error).__name__})", where="model.weights", fix=fix) from error
