@@ -2,11 +2,253 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from typing import Annotated
+
 import typer
 
-app = typer.Typer(name="fgray", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+import fgray
+from fgray import cli_output as show
+from fgray.errors import FgrayError
+
+app = typer.Typer(
+    name="fgray",
+    help="Evaluate CLIP-like models on fine-grained benchmarks.\n\n"
+    "\b\nFirst steps:\n"
+    "  fgray submit configs/quickstart.yaml       evaluate the offline demo model\n"
+    "  fgray plan configs/eval/spec.yaml          what a run will compute\n"
+    "  fgray explore DATA --benchmark spec        look at a benchmark's cases\n"
+    "  fgray COMMAND --help                       options and examples",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+shards = typer.Typer(help="Pack images into shards with a byte-range index, or check them.", no_args_is_help=True, rich_markup_mode=None)
+listing = typer.Typer(help="List benchmarks, models or metrics.", no_args_is_help=True, rich_markup_mode=None)
+store = typer.Typer(help="Look after a result store.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(shards, name="shards")
+app.add_typer(listing, name="list")
+app.add_typer(store, name="store")
+
+Config = Annotated[str, typer.Argument(help="YAML file of the job, or its s3:// address.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Override one value, read as YAML; list items by number. May be repeated."),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="OPTION=VALUE", help="One of the benchmark's own options, read as YAML. May be repeated."),
+]
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a mistake that the user can mend is one line on standard error and exit status 1."""
+    try:
+        app()
+    except FgrayError as error:
+        if os.environ.get("FGRAY_DEBUG"):
+            raise
+        for line in (str(error), *getattr(error, "__notes__", ())):
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def submit(
+    config: Config,
+    overrides: Overrides = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="URI", help="Run folder, in place of the file's.")] = None,
+    cluster: Annotated[str | None, typer.Option(metavar="FILE|local", help="Where to run, in place of the file's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, compute nothing.")] = False,
+) -> None:
+    """Check, plan and run a job; the same command again resumes.
+
+    \b
+    Examples:
+      fgray submit configs/quickstart.yaml
+      fgray submit configs/quickstart.yaml --set benchmarks.0.cases=5 --output runs/small
+      fgray submit configs/eval/spec.yaml --set 'model={kind: tiny}' --dry-run
+    """
+    show.result(fgray.submit(config, overrides or (), output=output, cluster=cluster, dry_run=dry_run))
+
+
+@app.command()
+def plan(config: Config, overrides: Overrides = None) -> None:
+    """Show what a job will compute and what is stored already.
+
+    \b
+    Example:
+      fgray plan configs/eval/sugarcrepe.yaml --set data.root=DATA
+    """
+    show.result(fgray.plan(fgray.load_config(config, overrides or ())))
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(help="A run folder.")]) -> None:
+    """Write the report of a run again and show its metrics.
+
+    \b
+    Example:
+      fgray report runs/quickstart
+    """
+    show.report(run, fgray.report(run))
+
+
+@app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(help="A run folder.")],
+    run_b: Annotated[str, typer.Argument(help="Another one, on the same cases.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="HTML", help="Also write a page.")] = None,
+) -> None:
+    """Test whether two runs on the same cases differ.
+
+    Paired by case; the primary metrics are corrected for their number (Holm).
+
+    \b
+    Example:
+      fgray compare runs/base runs/finetuned --output runs/base-finetuned.html
+    """
+    show.comparison(fgray.compare(run_a, run_b, output), output)
+
+
+@app.command()
+def explore(
+    data: Annotated[str | None, typer.Argument(help="The benchmark's folder or s3:// prefix.")] = None,
+    benchmark: Annotated[str, typer.Option(metavar="NAME", help="A name in `fgray list benchmarks`.")] = "spec",
+    options: Options = None,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="HTML", help="The page to write.")] = "explore.html",
+) -> None:
+    """Write a gallery of a benchmark's cases; needs no model.
+
+    \b
+    Examples:
+      fgray explore --benchmark spec_style
+      fgray explore DATA/flickr8k --benchmark retrieval --set dataset=flickr8k
+    """
+    print(fgray.explore(data, benchmark, output, show.options(options)))
+
+
+@app.command()
+def score(
+    image: Annotated[str, typer.Argument(help="A picture: path or s3:// address.")],
+    texts: Annotated[list[str], typer.Argument(help="What it might show.")],
+    model: Annotated[str, typer.Option(metavar="KIND|YAML", help="A kind of model, or a `model:` section in YAML.")] = "lite0-minilm",
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="Take the `model:` of this configuration.")] = None,
+) -> None:
+    """Score texts against one image: cosines and probabilities.
+
+    \b
+    Examples:
+      fgray score dog.jpg "a dog" "a cat"
+      fgray score dog.jpg "a dog" "a cat" --model '{kind: open_clip, arch: ViT-B-32-quickgelu, weights: openai}'
+    """
+    show.scores(fgray.score(image, texts, show.model(model, config)))
+
+
+@shards.command("build")
+def shards_build(
+    source: Annotated[str, typer.Argument(help="Folder of images, COCO JSON, WebDataset tars or Parquet files.")],
+    destination: Annotated[str, typer.Argument(help="Folder or s3:// prefix to write.")],
+    format: Annotated[str, typer.Option(help="tar (WebDataset) or parquet.")] = "tar",
+    shard_megabytes: Annotated[int, typer.Option(min=1, help="Size of a shard in MiB.")] = 256,
+) -> None:
+    """Pack images into shards with a manifest and a byte-range index.
+
+    \b
+    Example:
+      fgray shards build photos/ s3://bucket/photos --format parquet
+    """
+    show.facts(fgray.build_shards(source, destination, format, shard_megabytes << 20))
+
+
+@shards.command("verify")
+def shards_verify(destination: Annotated[str, typer.Argument(help="A packed folder.")]) -> None:
+    """Read every image of a packed folder and compare it with the index.
+
+    \b
+    Example:
+      fgray shards verify s3://bucket/photos
+    """
+    show.facts(fgray.verify_shards(destination))
+
+
+@app.command("import")
+def import_(
+    benchmark: Annotated[str, typer.Argument(help="A name in `fgray list benchmarks`.")],
+    source: Annotated[str, typer.Argument(help="Its data in the official layout.")],
+    destination: Annotated[str, typer.Argument(help="Folder or s3:// prefix to write.")],
+    options: Options = None,
+) -> None:
+    """Pack a benchmark's official layout into shards.
+
+    \b
+    Example:
+      fgray import spec downloads/SPEC s3://bucket/spec
+    """
+    show.facts(fgray.import_benchmark(benchmark, source, destination, show.options(options)))
+
+
+@app.command()
+def fetch(
+    benchmark: Annotated[str, typer.Argument(help="A name in `fgray list benchmarks`.")],
+    destination: Annotated[str, typer.Argument(help="Folder to write.")],
+) -> None:
+    """Download a benchmark's official files, checksums checked.
+
+    \b
+    Example:
+      fgray fetch sugarcrepe downloads/sugarcrepe
+    """
+    show.facts(fgray.fetch_benchmark(benchmark, destination))
+
+
+@listing.command("benchmarks")
+def list_benchmarks() -> None:
+    """List what models can be evaluated on."""
+    show.table(fgray.list_benchmarks())
+
+
+@listing.command("models")
+def list_models() -> None:
+    """List the kinds of models."""
+    show.table(fgray.list_models())
+
+
+@listing.command("metrics")
+def list_metrics() -> None:
+    """List the metrics and what they mean."""
+    show.table(fgray.list_metrics())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of configuration files, for editors.
+
+    \b
+    Example:
+      fgray schema > fgray.schema.json
+    """
+    show.facts(fgray.schema())
+
+
+@store.command("gc")
+def store_gc(
+    uri: Annotated[str, typer.Argument(help="The result store.")],
+    runs: Annotated[list[str], typer.Argument(help="Run folders that stay reproducible.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Retire results that none of the given runs needs.
+
+    \b
+    Example:
+      fgray store gc runs/store runs/base runs/finetuned --dry-run
+    """
+    show.facts(fgray.gc_store(uri, runs, dry_run))
+
+
+@app.command()
+def doctor() -> None:
+    """Look at packages, devices, disk, S3 settings and weights."""
+    show.findings(fgray.doctor())

@@ -4,70 +4,140 @@ from __future__ import annotations
 
 import types
 import typing
-from typing import Annotated, Any, Union
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, Union
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fgray.config.schema import AnyJob
 from fgray.config.source import Path, Source, dotted, plain
 from fgray.errors import ConfigError, did_you_mean
 
+Model = TypeVar("Model", bound=BaseModel)
 
-def explain(error: ValidationError, source: Source, values: dict[str, Any]) -> ConfigError:
-    """Return one ConfigError for the first problem, with a note for each further one."""
+
+def explain(error: ValidationError, source: Source, values: Mapping[str, Any], schema: Any) -> ConfigError:
+    """Return one ConfigError for the first problem, with a note for each further one.
+
+    Args:
+        error: what pydantic found in `values`.
+        source: the values as written; only these are shown, because a resolved variable may be a secret.
+        values: the values that were validated.
+        schema: the model, or the union of models, that they were validated against.
+    """
+    explainer = _Explainer(source, values, _models(schema))
     problems: dict[Path, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
-        problems.setdefault(_path_in(values, details), []).append(details)
-    errors = [_one_error(path, group, source, values) for path, group in problems.items()]
+        problems.setdefault(explainer.path(details), []).append(details)
+    errors = [explainer.problem(path, group) for path, group in problems.items()]
     for other in errors[1:]:
         errors[0].add_note(str(other))
     return errors[0]
 
 
-def _path_in(values: dict[str, Any], details: ErrorDetails) -> Path:
-    """Return the error's path in the file: pydantic's location without the tags of the unions it went through."""
-    path: Path = ()
-    value: Any = values
-    location = details["loc"]
-    for position, part in enumerate(location):
-        if isinstance(value, dict):
-            is_tag = part == value.get("job" if position == 0 else "kind") and part not in value
-            absent = part not in value and details["type"] == "missing" and position == len(location) - 1
-            if is_tag or (part not in value and not absent):
-                continue
-            path, value = (*path, part), value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            path, value = (*path, part), value[part]
-    return path
+def build_section(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """Build a model from options that were not part of the schema, such as a benchmark's own.
+
+    Args:
+        model: the pydantic model of the options.
+        values: the options.
+        where: what error messages give as their place.
+
+    Raises:
+        ConfigError: an option is unknown, missing or wrong.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise explain(error, Source(dict(values), where), values, model) from None
 
 
-def _one_error(path: Path, group: list[ErrorDetails], source: Source, values: dict[str, Any]) -> ConfigError:
-    details = group[0]
-    kind, context = details["type"], details.get("ctx", {})
-    about = _fields(path[:-1], values).get(str(path[-1])) if path else None
-    name = dotted(path)
-    where = source.where(path)
-    if kind == "extra_forbidden":
-        return ConfigError(f"unknown key '{name}'", where=where, fix=did_you_mean(str(path[-1]), _fields(path[:-1], values)))
-    if kind == "missing":
-        return ConfigError(f"'{name}' is missing", where=where, fix=f"add it ({about})" if about else "add it")
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        wrong = (*path, str(context["discriminator"]).strip("'"))
-        known = _tags(path, values)
-        if kind == "union_tag_not_found":
-            return ConfigError(f"'{dotted(wrong)}' is missing", where=where, fix=f"add it; known: {', '.join(known)}")
-        what = f"{dotted(wrong)}: unknown {wrong[-1]} '{source.get(wrong)}'"
-        return ConfigError(what, where=source.where(wrong), fix=did_you_mean(str(context["tag"]), known))
-    if kind == "value_error":
-        return ConfigError(f"{name}: {context['error']}" if name else str(context["error"]), where=where, fix="see `fgray schema`")
-    shown = repr(plain(source.get(path)))  # as written: a resolved variable may be a secret
-    literal = next((item for item in group if item["type"] == "literal_error"), None)
-    if literal is not None and len(group) == 1:
-        known = [item.strip("'") for item in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        return ConfigError(f"{name} cannot be {shown}", where=where, fix=did_you_mean(str(details["input"]), known))
-    wanted = " or ".join(dict.fromkeys(_wanted(item) for item in group))
-    return ConfigError(f"{name} must be {wanted}, not {shown}", where=where, fix=about or "mend the value")
+@dataclass
+class _Explainer:
+    source: Source
+    values: Mapping[str, Any]
+    roots: list[type[BaseModel]]
+
+    def path(self, details: ErrorDetails) -> Path:
+        """Return the path in the file: pydantic's location without the tags of the unions that it went through."""
+        path: Path = ()
+        value: Any = self.values
+        location = details["loc"]
+        for position, part in enumerate(location):
+            if isinstance(value, Mapping):
+                absent = details["type"] == "missing" and position == len(location) - 1
+                if part not in value and not absent:
+                    continue  # a tag: "eval", "open_clip"
+                path, value = (*path, part), value.get(str(part))
+            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+                path, value = (*path, part), value[part]
+        return path
+
+    def problem(self, path: Path, group: list[ErrorDetails]) -> ConfigError:
+        """Return the error for all that pydantic says of one value (one line for each branch of a union)."""
+        details = group[0]
+        kind, context = details["type"], details.get("ctx", {})
+        name, where = dotted(path), self.source.where(path)
+        about = self._fields(path[:-1]).get(str(path[-1])) if path else None
+        if kind == "extra_forbidden":
+            return ConfigError(f"unknown key '{name}'", where=where, fix=did_you_mean(str(path[-1]), self._fields(path[:-1])))
+        if kind == "missing":
+            return ConfigError(f"'{name}' is missing", where=where, fix=f"add it ({about})" if about else "add it")
+        if kind in ("union_tag_invalid", "union_tag_not_found"):
+            wrong = (*path, str(context["discriminator"]).strip("'"))
+            known = [tag for model in self._sections(path) for tag in _tags(model)]
+            if kind == "union_tag_not_found":
+                return ConfigError(f"'{dotted(wrong)}' is missing", where=where, fix=f"add it; known: {', '.join(known)}")
+            what = f"{dotted(wrong)}: unknown {wrong[-1]} '{self.source.get(wrong)}'"
+            return ConfigError(what, where=self.source.where(wrong), fix=did_you_mean(str(context["tag"]), known))
+        if kind == "value_error":
+            return ConfigError(f"{name}: {context['error']}" if name else str(context["error"]), where=where, fix=about or "mend the value")
+        shown = repr(plain(self.source.get(path)))
+        if kind == "literal_error" and len(group) == 1:
+            known = [item.strip("'") for item in str(context["expected"]).replace(" or ", ", ").split(", ")]
+            return ConfigError(f"{name} cannot be {shown}", where=where, fix=did_you_mean(str(details["input"]), known))
+        wanted = " or ".join(dict.fromkeys(_wanted(item) for item in group))
+        return ConfigError(f"{name} must be {wanted}, not {shown}", where=where, fix=about or "mend the value")
+
+    def _fields(self, path: Path) -> dict[str, str | None]:
+        """Return the fields (and their descriptions) that the section at a path may have."""
+        return {name: info.description for model in self._sections(path) for name, info in model.model_fields.items()}
+
+    def _sections(self, path: Path) -> list[type[BaseModel]]:
+        """Return the models that may stand at a path; a union is narrowed by its tag where that is known."""
+        models, value = _narrowed(self.roots, self.values), self.values
+        for part in path:
+            if isinstance(part, str):
+                models = [found for model in models if part in model.model_fields for found in _models(model.model_fields[part].annotation)]
+            value = _child(value, part)
+            models = _narrowed(models, value)
+        return models
+
+
+def _narrowed(models: list[type[BaseModel]], value: Any) -> list[type[BaseModel]]:
+    tag = value.get("job", value.get("kind")) if isinstance(value, Mapping) else None
+    return [model for model in models if tag in _tags(model)] or models
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that an annotation allows, through Annotated, unions and lists."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (Annotated, Union, types.UnionType, list):
+        return [model for item in typing.get_args(annotation) for model in _models(item)]
+    return []
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    info = model.model_fields.get("job", model.model_fields.get("kind"))
+    return typing.get_args(info.annotation) if info else ()
+
+
+def _child(value: Any, part: str | int) -> Any:
+    if isinstance(value, Mapping):
+        return value.get(part)
+    return value[part] if isinstance(value, list) and isinstance(part, int) and part < len(value) else None
 
 
 def _wanted(details: ErrorDetails) -> str:
@@ -83,48 +153,3 @@ def _wanted(details: ErrorDetails) -> str:
     text, _, _ = text.partition(", unable to parse")
     text, _, _ = text.partition(", got a number with a fractional part")
     return text.replace("a valid integer", "a whole number").replace("a valid string", "text (put it in quotes)")
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the sections that an annotation allows, through Annotated, unions and lists."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if typing.get_origin(annotation) in (Annotated, Union, types.UnionType, list):
-        return [model for item in typing.get_args(annotation) for model in _models(item)]
-    return []
-
-
-def _sections(path: Path, values: dict[str, Any]) -> list[type[BaseModel]]:
-    """Return the section models that stand at a path; a union is narrowed by its tag where that is known."""
-    models = _models(AnyJob)
-    value: Any = values
-    for part in (*path, None):
-        if isinstance(value, dict):
-            tag = value.get("job", value.get("kind"))
-            models = [model for model in models if tag in _tag_of(model)] or models
-        if part is None:
-            break
-        value = _child(value, part)
-        if isinstance(part, str):
-            models = [found for model in models if part in model.model_fields for found in _models(model.model_fields[part].annotation)]
-    return models
-
-
-def _fields(path: Path, values: dict[str, Any]) -> dict[str, str | None]:
-    """Return the fields (and their descriptions) that the section at a path may have."""
-    return {name: info.description for model in _sections(path, values) for name, info in model.model_fields.items()}
-
-
-def _tag_of(model: type[BaseModel]) -> tuple[Any, ...]:
-    field_info = model.model_fields.get("job", model.model_fields.get("kind"))
-    return typing.get_args(field_info.annotation) if field_info else ()
-
-
-def _tags(path: Path, values: dict[str, Any]) -> list[str]:
-    return [tag for model in _sections(path, values) for tag in _tag_of(model)]
-
-
-def _child(value: Any, part: str | int) -> Any:
-    if isinstance(value, dict):
-        return value.get(part)
-    return value[part] if isinstance(value, list) and isinstance(part, int) and part < len(value) else None

@@ -53,7 +53,7 @@ def config_from_text(text: str, name: str, overrides: Sequence[str] = ()) -> Loa
     try:
         job = _JOB.validate_python(values)
     except ValidationError as error:
-        raise explain(error, source, values) from None  # pydantic's own text shows resolved values
+        raise explain(error, source, values, AnyJob) from None  # pydantic's own text shows resolved values
     return LoadedConfig(job, plain(source.values), name)
 
 
@@ -66,8 +66,10 @@ def _read(path: str) -> str:
             return open_storage(folder).read_bytes(file).decode()
         return FilePath(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        near = did_you_mean(FilePath(path).name, [item.name for item in FilePath(path).parent.glob("*.yaml")])
-        raise ConfigError("the configuration file does not exist", where=path, fix=near) from error
+        beside = [str(item) for item in FilePath(path).parent.glob("*.yaml")]
+        raise ConfigError(
+            "the configuration file does not exist", where=path, fix=did_you_mean(path, beside) if beside else "check its path"
+        ) from error
     except IsADirectoryError as error:
         raise ConfigError("the configuration is a folder", where=path, fix="name one of its YAML files") from error
     except UnicodeDecodeError as error:

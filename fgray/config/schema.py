@@ -5,7 +5,7 @@ Every field has a description, so ``fgray schema`` gives editors completion and 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -89,6 +89,12 @@ ModelConfig = Annotated[
     OpenClipModel | HuggingFaceModel | Lite0MiniLmModel | TinyModel | PythonModel | PrecomputedModel,
     Field(discriminator="kind"),
 ]
+
+
+MODEL_SECTIONS: dict[str, type[Section]] = {
+    get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(get_args(ModelConfig)[0])
+}
+"""Kind -> section."""
 
 
 # --- the rest of a job -------------------------------------------------------------------------------------------------

@@ -1,0 +1,48 @@
+"""Runs a job in this process. The files under jobs/ are its entry points on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fgray.config import LoadedConfig
+from fgray.config.schema import EvalJob
+from fgray.errors import ConfigError
+
+
+def run_local(config: LoadedConfig) -> Any:
+    """Run a job to its end and return its result.
+
+    Raises:
+        FgrayError: whatever stops the job.
+    """
+    return _RUNNERS[config.job.job](config)
+
+
+def plan_job(config: LoadedConfig) -> Any:
+    """Return what a job will do, with its ``table()`` for the console; nothing is computed or written to the output.
+
+    Raises:
+        ConfigError: jobs of this kind have no plan.
+    """
+    if not isinstance(config.job, EvalJob):
+        raise ConfigError(f"a {config.job.job} job has no plan", where=config.path, fix="run it with fgray submit")
+    from fgray.evaluation import plan_evaluation
+
+    return plan_evaluation(config.job)
+
+
+def _evaluate(config: LoadedConfig) -> Any:
+    from fgray.evaluation import evaluate
+
+    assert isinstance(config.job, EvalJob)
+    return evaluate(config.job, config.source)
+
+
+def _bench(config: LoadedConfig) -> Any:
+    from fgray.bench import run_suite
+
+    return run_suite(config.job)
+
+
+_RUNNERS: dict[str, Callable[[LoadedConfig], Any]] = {"eval": _evaluate, "bench": _bench}

@@ -1,0 +1,261 @@
+"""The public verbs: what `import fgray` offers, and what the command line calls. Heavy modules are imported when used."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fgray.config import LoadedConfig, config_from_text, load_config
+from fgray.config.schema import EvalJob, ModelConfig, StatsConfig, TinyModel
+from fgray.errors import ConfigError, DataError
+from fgray.launch.local import plan_job, run_local
+from fgray.launch.submit import submit
+
+if TYPE_CHECKING:
+    from fgray.benchmarks.base import LoadedBenchmark
+    from fgray.evaluation import Plan, RunResult
+    from fgray.evaluation.compare import Comparison
+    from fgray.evaluation.score import TextScore
+    from fgray.launch.doctor import Finding
+
+__all__ = [
+    "build_shards",
+    "compare",
+    "doctor",
+    "evaluate",
+    "explore",
+    "fetch_benchmark",
+    "gc_store",
+    "import_benchmark",
+    "list_benchmarks",
+    "list_metrics",
+    "list_models",
+    "load_config",
+    "plan",
+    "report",
+    "schema",
+    "score",
+    "submit",
+    "verify_shards",
+]
+
+
+def plan(config: LoadedConfig) -> Plan:
+    """Return what an evaluation will compute; ``.table()`` shows it. Nothing is written to the output.
+
+    Raises:
+        FgrayError: whatever is wrong with configuration, data, model or storage.
+    """
+    planned: Plan = plan_job(config)
+    return planned
+
+
+def evaluate(config: LoadedConfig) -> RunResult:
+    """Run an evaluation in this process, or finish one that was interrupted.
+
+    Raises:
+        ConfigError: the job is not an evaluation.
+        FgrayError: whatever stops it.
+    """
+    if not isinstance(config.job, EvalJob):
+        raise ConfigError(f"a {config.job.job} job is no evaluation", where=config.path, fix="run it with submit")
+    result: RunResult = run_local(config)
+    return result
+
+
+def report(run: str) -> str:
+    """Write a run's report.html again from its files and return its address.
+
+    Args:
+        run: the run folder; the images are read from where the run read them.
+
+    Raises:
+        FgrayError: the folder is no finished run. Images that are gone leave a gap in the gallery.
+    """
+    from fgray.report.html import write_report
+    from fgray.runs import RunFolder
+
+    folder = RunFolder(run)
+    return write_report(folder, _ImagesOfRun(folder).read)
+
+
+def compare(run_a: str, run_b: str, output: str | None = None) -> Comparison:
+    """Test whether two runs on the same cases differ.
+
+    Args:
+        run_a: a run folder.
+        run_b: another one.
+        output: where to write an HTML page of the comparison; None writes none.
+
+    Raises:
+        DataError: the runs have no metric, or not the same cases, in common.
+    """
+    from fgray.evaluation.compare import compare_runs
+    from fgray.report.compare import write_compare
+    from fgray.runs import RunFolder
+
+    result = compare_runs(run_a, run_b, StatsConfig())
+    if output is not None:
+        write_compare(result, _ImagesOfRun(RunFolder(run_a)).read, output)
+    return result
+
+
+def explore(data: str | None, benchmark: str, output: str, options: Mapping[str, Any] | None = None) -> str:
+    """Write a gallery of a benchmark's cases, images, texts and labels; no model is needed.
+
+    Args:
+        data: the benchmark's folder or s3:// prefix; None for one that makes its own data.
+        benchmark: its name.
+        output: the HTML file to write.
+        options: the benchmark's own options.
+
+    Returns:
+        the address of the page.
+
+    Raises:
+        FgrayError: the data is not in the benchmark's layout.
+    """
+    from fgray.evaluation.plan import load_benchmarks
+    from fgray.report.explore import write_explore
+
+    section = {"name": benchmark, "root": data, **(options or {})}
+    with tempfile.TemporaryDirectory(prefix="fgray-explore-") as cache:
+        job = EvalJob(job="eval", name="explore", model=TinyModel(kind="tiny"), benchmarks=[section], output=cache)
+        (loaded,) = load_benchmarks(job).values()
+        return write_explore(loaded, lambda _, key: _read_image(loaded, key), output)
+
+
+def score(image: str, texts: Sequence[str], model: ModelConfig) -> list[TextScore]:
+    """Return the cosine and the probability of every text for one image.
+
+    Raises:
+        FgrayError: the image cannot be read, or the model cannot be loaded.
+    """
+    from fgray.evaluation.score import score_image
+
+    return score_image(model, image, texts)
+
+
+def build_shards(source: str, destination: str, format: str = "tar", shard_bytes: int = 256 << 20) -> Any:
+    """Pack images into shards with a manifest and a byte-range index.
+
+    Args:
+        source: a folder, a COCO JSON file, WebDataset tars or Parquet files.
+        destination: folder or s3:// prefix.
+        format: "tar" (WebDataset) or "parquet".
+        shard_bytes: size of a shard.
+
+    Raises:
+        DataError: no images, or two with the same key.
+    """
+    from fgray.data.shards import build_shards as build
+
+    return build(source, destination, format, shard_bytes)
+
+
+def verify_shards(destination: str) -> Any:
+    """Read every image of a packed folder and compare it with the index.
+
+    Raises:
+        DataError: a shard or an image differs from what the manifest and the index say.
+    """
+    from fgray.data.shards import verify_shards as verify
+
+    return verify(destination)
+
+
+def import_benchmark(benchmark: str, source: str, destination: str, options: Mapping[str, Any] | None = None) -> Any:
+    """Pack a benchmark in its official layout, so that later runs read shards.
+
+    Raises:
+        FgrayError: the source is not in the benchmark's layout.
+    """
+    from fgray.benchmarks.packed import import_benchmark as pack
+
+    return pack(benchmark, source, destination, **(options or {}))
+
+
+def fetch_benchmark(benchmark: str, destination: str) -> Any:
+    """Download a benchmark's official files and check their checksums.
+
+    Raises:
+        FgrayError: the server cannot be reached, or a file differs from the official one.
+    """
+    from fgray.benchmarks.fetch import fetch_benchmark as fetch
+
+    return fetch(benchmark, destination)
+
+
+def list_benchmarks() -> list[dict[str, str]]:
+    """Return name, title, summary, licence and address of every benchmark, those of plug-ins included."""
+    from fgray.benchmarks.base import BENCHMARKS
+
+    infos = {name: BENCHMARKS.get(name).info for name in BENCHMARKS.names()}
+    return [{"name": name, "title": i.title, "summary": i.summary, "licence": i.licence, "url": i.url} for name, i in infos.items()]
+
+
+def list_models() -> list[dict[str, str]]:
+    """Return kind and description of every kind of model."""
+    from fgray.config.schema import MODEL_SECTIONS
+
+    return [{"kind": kind, "summary": (section.__doc__ or "").splitlines()[0]} for kind, section in MODEL_SECTIONS.items()]
+
+
+def list_metrics() -> list[dict[str, str]]:
+    """Return name pattern and meaning of every metric."""
+    from fgray.metrics.catalogue import METRICS
+
+    return [{"name": name, "summary": summary} for name, summary in METRICS.items()]
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of configuration files, for completion and help in editors."""
+    from fgray.config.schema import json_schema
+
+    return json_schema()
+
+
+def gc_store(store: str, runs: Sequence[str], dry_run: bool = False) -> Any:
+    """Retire from a result store what none of the given runs needs.
+
+    Args:
+        store: the store's folder or s3:// prefix.
+        runs: run folders that stay.
+        dry_run: only say what would go.
+    """
+    from fgray.engine.store import gc
+
+    return gc(store, runs, dry_run)
+
+
+def doctor() -> list[Finding]:
+    """Look at Python, packages, devices, disk, S3 settings and demo weights; secrets are never shown."""
+    from fgray.launch.doctor import examine
+
+    return examine()
+
+
+class _ImagesOfRun:
+    """Reads the images that a run read, opening its benchmarks when the first one is asked for."""
+
+    def __init__(self, folder: Any) -> None:
+        self._folder = folder
+        self._benchmarks: dict[str, LoadedBenchmark] | None = None
+
+    def read(self, benchmark: str, key: str) -> bytes:
+        if self._benchmarks is None:
+            from fgray.evaluation.plan import load_benchmarks
+
+            written = self._folder.read_json(self._folder.RUN)["config"]
+            job = config_from_text(json.dumps(written), f"{self._folder.uri}/{self._folder.RUN}").job
+            assert isinstance(job, EvalJob)
+            self._benchmarks = load_benchmarks(job)
+        if benchmark not in self._benchmarks:
+            raise DataError(f"no benchmark '{benchmark}' in this run", where=self._folder.uri, fix="run the job again")
+        return _read_image(self._benchmarks[benchmark], key)
+
+
+def _read_image(loaded: LoadedBenchmark, key: str) -> bytes:
+    return loaded.images.read(loaded.images.locate([key]))[0]
