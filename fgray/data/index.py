@@ -278,7 +278,7 @@ def _wanted_files(storage: Storage, wanted: list[str] | None) -> dict[str, FileI
     missing = [key for key in wanted or () if key not in files]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        fix = _suggest(missing[0], pa.chunked_array([list(list_images(storage))]))
+        fix = _suggest(missing[0], pa.chunked_array([[image_key(info.path) for info in storage.list()]]))
         raise DataError(f"no image '{missing[0]}'{more}", where=storage.uri, fix=fix)
     return files
 
