@@ -1,0 +1,234 @@
+"""Pixel oracle: answers composed cases from pixels alone, to show that every case carries its attribute.
+
+It sees what a model sees, the images and the texts, and besides the empty canvas of the case and the pictures of the bank. It reads no
+label and no layout: objects are the connected regions in which an image differs from its empty canvas, and one object is told from
+another by comparing its colours and outline with the bank's cut-outs of the named categories.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from fgray.synthesis.bank import ObjectBank, alpha_of
+from fgray.synthesis.layout import CANVAS, CELL_NAMES, NUMBERS
+
+Read = Callable[[str], bytes]
+DIFFERENCE = 14.0  # grey levels; above the noise of JPEG, below the contrast of an object
+MIN_AREA, DEBRIS_AREA = 12, 60  # pixels of the halved image: never an object; no object beside one ten times as large
+PATCH = 24  # blobs and cut-outs are compared as PATCH x PATCH pictures
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One connected region that differs from the empty canvas; lengths are shares of the canvas side.
+
+    Attributes:
+        x, y: centre of the bounding box.
+        width, height: size of the bounding box.
+        colours: float [PATCH, PATCH, 3] in 0…1, the box stretched to a square.
+        outline: float [PATCH, PATCH] in 0…1, the region's share of each cell.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colours: np.ndarray
+    outline: np.ndarray
+
+    @property
+    def longest(self) -> float:
+        """Longer side of the bounding box."""
+        return max(self.width, self.height)
+
+
+def find_blobs(image: Image.Image, empty: Image.Image) -> list[Blob]:
+    """Return the regions in which `image` differs from `empty`, largest first.
+
+    Both are halved first, which averages JPEG noise. Small regions beside a much larger one are debris at its
+    edges and left out.
+    """
+    pixels = _halved(image)
+    changed = np.abs(pixels - _halved(empty)).max(axis=2) > DIFFERENCE
+    closed = ndimage.binary_closing(np.pad(changed, 4), ndimage.generate_binary_structure(2, 1), iterations=2)[4:-4, 4:-4]
+    labels, _ = ndimage.label(ndimage.binary_fill_holes(closed), structure=np.ones((3, 3)))
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    least = min(0.1 * areas.max(initial=0), DEBRIS_AREA)
+    side = pixels.shape[0]
+    blobs = []
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if areas[label] < max(least, MIN_AREA):
+            continue
+        rows, columns = box
+        inside = labels[box] == label
+        blobs.append(
+            Blob(
+                x=(columns.start + columns.stop) / 2 / side,
+                y=(rows.start + rows.stop) / 2 / side,
+                width=(columns.stop - columns.start) / side,
+                height=(rows.stop - rows.start) / side,
+                colours=_square(pixels[box]) / 255,
+                outline=_square(inside.astype(np.float32)),
+            )
+        )
+    return sorted(blobs, key=lambda blob: -blob.width * blob.height)
+
+
+def _halved(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB").reduce(2), dtype=np.float32)
+
+
+def _square(array: np.ndarray) -> np.ndarray:
+    """Scale a float [height, width] or [height, width, 3] array to PATCH x PATCH."""
+    planes = array[..., None] if array.ndim == 2 else array
+    scaled = [np.asarray(Image.fromarray(planes[..., i]).resize((PATCH, PATCH), Image.Resampling.BOX)) for i in range(planes.shape[2])]
+    return scaled[0] if array.ndim == 2 else np.dstack(scaled)
+
+
+class Oracle:
+    """Scores image-text pairs of composed cases; larger is truer.
+
+    Args:
+        bank: the pictures of the objects.
+    """
+
+    def __init__(self, bank: ObjectBank) -> None:
+        self._looks = {category: [_look(bank, cut_out) for cut_out in bank.of_category(category)] for category in bank.categories}
+
+    def unlike(self, blob: Blob, category: str) -> float:
+        """Return how much a blob differs from the most similar cut-out of a category, 0 = equal."""
+        return min(_unlike(blob, look) for look in self._looks[category])
+
+    def score(self, blobs: Sequence[Blob], text: str) -> float:
+        """Return how well the objects of an image fit a text of any of the six subsets.
+
+        Raises:
+            ValueError: the text is none of the composer's wordings.
+        """
+        for pattern, fit in _WORDINGS:
+            match = pattern.fullmatch(text)
+            if match:
+                return fit(self, blobs, *match.groups())
+        raise ValueError(f"not a wording of the composer: {text}")
+
+    def _size(self, blobs: Sequence[Blob], category: str, word: str) -> float:
+        share = {"large": 0.8, "medium-sized": 0.46, "small": 0.22}[word]
+        return -abs(np.log(blobs[0].longest / share)) if blobs else -np.inf
+
+    def _cell(self, blobs: Sequence[Blob], category: str, name: str) -> float:
+        row, column = divmod(CELL_NAMES.index(name), 3)
+        if not blobs:
+            return -np.inf
+        return -float(np.hypot(blobs[0].x - (0.5 + (column - 1) * 0.29), blobs[0].y - (0.5 + (row - 1) * 0.29)))
+
+    def _number(self, blobs: Sequence[Blob], number: str, noun: str) -> float:
+        return -abs(len(blobs) - (NUMBERS.index(number) + 1))
+
+    def _presence(self, blobs: Sequence[Blob], article: str, category: str) -> float:
+        nearest = [min(self._looks, key=lambda name: self.unlike(blob, name)) for blob in blobs]
+        return float((category in nearest) != (article == "no"))
+
+    def _pair(self, blobs: Sequence[Blob], first: str, second: str) -> tuple[Blob, Blob] | None:
+        """Tell the two objects apart: the assignment that looks more alike."""
+        if len(blobs) < 2:
+            return None
+        one, two = blobs[:2]
+        straight = self.unlike(one, first) + self.unlike(two, second)
+        crossed = self.unlike(one, second) + self.unlike(two, first)
+        return (one, two) if straight <= crossed else (two, one)
+
+    def _ratio(self, blobs: Sequence[Blob], first: str, word: str, second: str) -> float:
+        pair = self._pair(blobs, first, second)
+        ratio = {"smaller than": 0.5, "equal-size with": 1.0, "bigger than": 2.0}[word]
+        return -abs(np.log(pair[0].longest / pair[1].longest / ratio)) if pair else -np.inf
+
+    def _side(self, blobs: Sequence[Blob], first: str, word: str, second: str) -> float:
+        pair = self._pair(blobs, first, second)
+        dx, dy = {"to the left of": (-1, 0), "to the right of": (1, 0), "on top of": (0, -1), "below": (0, 1)}[word]
+        return dx * (pair[0].x - pair[1].x) + dy * (pair[0].y - pair[1].y) if pair else -np.inf
+
+
+_WORDINGS: list[tuple[re.Pattern[str], Callable[..., float]]] = [
+    (re.compile(r"the (.+) is (large|medium-sized|small) in the image"), Oracle._size),
+    (re.compile(r"the (.+) is (smaller than|equal-size with|bigger than) the (.+)"), Oracle._ratio),
+    (re.compile(rf"the (.+) is in the ({'|'.join(CELL_NAMES)}) of the image"), Oracle._cell),
+    (re.compile(r"the (.+) is (to the left of|to the right of|on top of|below) the (.+)"), Oracle._side),
+    (re.compile(r"there is (an?|no) (.+) in the image"), Oracle._presence),
+    (re.compile(rf"a photo of ({'|'.join(NUMBERS)}) (.+)"), Oracle._number),
+]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A cut-out as it would appear as a blob."""
+
+    colours: np.ndarray
+    outline: np.ndarray
+    shape: float  # log of width / height
+
+
+def _look(bank: ObjectBank, cut_out: Any) -> _Look:
+    picture = bank.scaled(cut_out, CANVAS // 4)
+    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    width, height = picture.size
+    return _Look(_square(pixels) / 255, _square(alpha_of(picture).astype(np.float32)), float(np.log(width / height)))
+
+
+def _unlike(blob: Blob, look: _Look) -> float:
+    weight = np.minimum(blob.outline, look.outline)
+    colour = float((np.abs(blob.colours - look.colours).mean(axis=2) * weight).sum() / max(weight.sum(), 1e-6))
+    outline = float(np.abs(blob.outline - look.outline).mean())
+    return colour + outline + 0.5 * abs(float(np.log(blob.width / blob.height)) - look.shape)
+
+
+def answer(read: Read, bank: ObjectBank, subsets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Let the oracle answer a composed folder.
+
+    Args:
+        read: returns the content of a file of the folder.
+        bank: the pictures of the objects.
+        subsets: which subsets to answer.
+
+    Returns:
+        ``spec_style/SUBSET/oracle_i2t_accuracy`` (and ``t2i``) -> {"value", "count", "correct", "chance", "note"}. The first of equal
+        scores is the answer, as in the benchmark.
+    """
+    oracle = Oracle(bank)
+    entries: dict[str, dict[str, Any]] = {}
+    for subset in subsets:
+
+        @lru_cache(maxsize=None)
+        def blobs(name: str, subset: str = subset) -> list[Blob]:
+            case = name.rpartition("/")[2].partition("-")[0]
+            image, empty = (_open(read(path)) for path in (f"{subset}/{name}", f"backgrounds/{subset}/{case}.jpg"))
+            return find_blobs(image, empty)
+
+        for task, file in (("i2t", "image2text"), ("t2i", "text2image")):
+            rows = json.loads(read(f"{subset}/{file}.json"))
+            correct = 0
+            for row in rows:
+                pairs = [(row["query"], key) if task == "i2t" else (key, row["query"]) for key in row["keys"]]
+                correct += int(np.argmax([oracle.score(blobs(image), text) for image, text in pairs])) == row["label"]
+            entries[f"spec_style/{subset}/oracle_{task}_accuracy"] = {
+                "value": correct / len(rows),
+                "count": len(rows),
+                "correct": correct,
+                "chance": 1 / len(rows[0]["keys"]),
+                "note": "answered from pixel differences to the empty background, without labels",
+            }
+    return entries
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
