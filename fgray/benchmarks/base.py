@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-
 from fgray.data.cases import CaseSet
 from fgray.data.index import ImageIndex
 from fgray.metrics.spec import AnyMetric, Ties
@@ -113,5 +112,3 @@ BENCHMARKS: Registry[type[Benchmark]] = Registry(
         "zero_shot": "fgray.benchmarks.zero_shot:ZeroShot",
     },
 )
-
-

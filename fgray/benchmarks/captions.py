@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fgray.benchmarks.layout import join_path, parse_json
+from fgray.benchmarks.files import join_path, parse_json
 from fgray.errors import DataError
 from fgray.storage import Storage
 
-_FORMATS = "captions.jsonl {image, split, captions}, a list of {image, caption}, COCO captions JSON, or lines NAME.jpg,CAPTION under a header"
+_FORMATS = "lines of {image, split, captions}, a list of {image, caption}, COCO captions, or NAME.jpg,CAPTION under a header"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ _ATTEMPTS = 5
 _TIMEOUT_S = 60
 
 
-def download(url: str, target: Path, *, size: int | None = None, report: Callable[[str], None] = lambda line: None, pause_s: float = 1.0) -> Path:
+def download(
+    url: str, target: Path, *, size: int | None = None, report: Callable[[str], None] = lambda line: None, pause_s: float = 1.0
+) -> Path:
     """Download to `target`, continuing an interrupted attempt of this or an earlier call.
 
     The bytes gather in ``target.part``; beside it stands the server's ETag, so that a file that changed in between is
@@ -57,7 +59,7 @@ def download(url: str, target: Path, *, size: int | None = None, report: Callabl
         else:
             have = part.stat().st_size
             if expected is None or have == expected:
-                os.replace(part, target)
+                part.replace(target)
                 _etag_file(part).unlink(missing_ok=True)
                 return target
             if have > expected:
@@ -134,7 +136,7 @@ def unzip(archive: Path, folder: Path) -> list[str]:
             raise DataError(f"damaged zip archive ({error})", where=str(archive), fix="fetch it again") from error
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(scratch) / name, folder / name)
+            (Path(scratch) / name).replace(folder / name)
     return names
 
 

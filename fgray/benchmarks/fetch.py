@@ -69,7 +69,12 @@ REMOTES: dict[str, tuple[Remote, ...]] = {
 
 
 def fetch_benchmark(
-    name: str, dst: str, *, base_url: str | None = None, remotes: tuple[Remote, ...] | None = None, report: Callable[[str], None] = lambda line: None
+    name: str,
+    dst: str,
+    *,
+    base_url: str | None = None,
+    remotes: tuple[Remote, ...] | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, object]]:
     """Download a benchmark's official files, check and unpack them; a second call continues or does nothing.
 
@@ -90,10 +95,14 @@ def fetch_benchmark(
     """
     if remotes is None:
         if name not in REMOTES:
-            raise ConfigError(f"nothing to fetch for '{name}'", fix=did_you_mean(name, REMOTES) + " (other data must be asked from its owners)")
+            raise ConfigError(
+                f"nothing to fetch for '{name}'", fix=did_you_mean(name, REMOTES) + " (other data must be asked from its owners)"
+            )
         remotes = REMOTES[name]
     if "://" in dst:
-        raise ConfigError("fetch writes to local folders only", where=dst, fix="fetch to a local folder, then `fgray import` it to the prefix")
+        raise ConfigError(
+            "fetch writes to local folders only", where=dst, fix="fetch to a local folder, then `fgray import` it to the prefix"
+        )
     folder = Path(dst)
     folder.mkdir(parents=True, exist_ok=True)
     receipts: dict[str, dict[str, object]] = {}
@@ -120,7 +129,13 @@ def _fetch(remote: Remote, folder: Path, base_url: str | None, report: Callable[
         origin = remote.url if base_url is None else base_url.rstrip("/") + urlsplit(remote.url).path
         file, stated = download(origin, parts / remote.path, size=remote.size, report=report), None
     checked = _check(remote, file, origin, stated)
-    receipt: dict[str, object] = {"path": remote.path, "origin": origin, "bytes": file.stat().st_size, "sha256": file_digest(file), "checked": checked}
+    receipt: dict[str, object] = {
+        "path": remote.path,
+        "origin": origin,
+        "bytes": file.stat().st_size,
+        "sha256": file_digest(file),
+        "checked": checked,
+    }
     if remote.path.endswith(".zip"):
         names = unzip(file, (folder / remote.path).parent)
         file.unlink()
@@ -128,7 +143,7 @@ def _fetch(remote: Remote, folder: Path, base_url: str | None, report: Callable[
     else:
         target = folder / remote.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, target)
+        file.replace(target)
         report(f"{remote.path}: checked by {checked}")
     return receipt
 
@@ -138,7 +153,9 @@ def _check(remote: Remote, file: Path, origin: str, stated: str | None) -> str:
     size = file.stat().st_size
     if remote.size is not None and size != remote.size:
         file.unlink()
-        raise DataError(f"{size} bytes instead of {remote.size}", where=origin, fix="fetch again; if it stays, upstream has changed the file")
+        raise DataError(
+            f"{size} bytes instead of {remote.size}", where=origin, fix="fetch again; if it stays, upstream has changed the file"
+        )
     checksum = remote.checksum or (f"sha256:{stated}" if stated else None)
     if checksum is None:
         return "size only (upstream gives no checksum)" if remote.size is not None else "nothing (upstream gives no checksum)"
@@ -146,7 +163,9 @@ def _check(remote: Remote, file: Path, origin: str, stated: str | None) -> str:
     found = file_digest(file, algorithm)
     if found != expected:
         file.unlink()
-        raise DataError(f"{algorithm} is {found}, not {expected}", where=origin, fix="fetch again; if it stays, upstream has changed the file")
+        raise DataError(
+            f"{algorithm} is {found}, not {expected}", where=origin, fix="fetch again; if it stays, upstream has changed the file"
+        )
     return f"{algorithm}{' stated by the hub' if remote.checksum is None else ''}"
 
 
@@ -162,5 +181,7 @@ def _from_hub(remote: Remote, parts: Path, base_url: str | None) -> tuple[Path, 
         file = Path(hf_hub_download(remote.repo, remote.path, repo_type="dataset", local_dir=parts, endpoint=endpoint))
     except Exception as error:  # the class of a transport error depends on the hub library's version
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StorageError(f"cannot download ({reason})", where=url, fix="check the network, then run the same command again: it resumes") from error
+        raise StorageError(
+            f"cannot download ({reason})", where=url, fix="check the network, then run the same command again: it resumes"
+        ) from error
     return file, url, etag if re.fullmatch("[0-9a-f]{64}", etag) else None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fgray.benchmarks.layout import parse_json, read_bytes, resolve, sha256_hex
+from fgray.benchmarks.files import parse_json, read_bytes, resolve, sha256_hex
 from fgray.errors import ConfigError, DataError
 from fgray.storage import Storage, open_storage
 
@@ -39,7 +39,11 @@ def read_list(storage: Storage, location: str, what: str) -> list[str] | dict[st
         content = content[key]
     texts = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise DataError(f"expected {what}: a list of texts", where=location, fix="name one entry of the file as FILE#KEY" if not key else "correct the file")
+        raise DataError(
+            f"expected {what}: a list of texts",
+            where=location,
+            fix="name one entry of the file as FILE#KEY" if not key else "correct the file",
+        )
     return content  # type: ignore[no-any-return]
 
 

@@ -13,7 +13,8 @@ from pydantic import Field
 
 from fgray.benchmarks.base import BenchmarkInfo, Published
 from fgray.benchmarks.captions import Captioned, read_captions
-from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream, find_file, find_images, open_case_images
+from fgray.benchmarks.files import find_file, find_images, open_case_images
+from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream
 from fgray.data.cases import CaseSet
 from fgray.data.index import image_key
 from fgray.metrics.spec import AnyMetric, Metric
@@ -24,7 +25,8 @@ Dataset = Literal["coco_karpathy", "coco_val2017", "flickr30k", "flickr8k", "cap
 
 _COCO_BIBTEX = """@article{chen2015microsoft,
   title={Microsoft COCO Captions: Data Collection and Evaluation Server},
-  author={Chen, Xinlei and Fang, Hao and Lin, Tsung-Yi and Vedantam, Ramakrishna and Gupta, Saurabh and Doll{\\'a}r, Piotr and Zitnick, C. Lawrence},
+  author={Chen, Xinlei and Fang, Hao and Lin, Tsung-Yi and Vedantam, Ramakrishna and Gupta, Saurabh and
+    Doll{\\'a}r, Piotr and Zitnick, C. Lawrence},
   journal={arXiv preprint arXiv:1504.00325},
   year={2015}
 }"""
@@ -150,7 +152,7 @@ class Retrieval(FolderBenchmark):
     dataset: Dataset = Field("captions", description="which data set; captions: a plain captions.jsonl with {image, split, captions}")
     split: str = Field("test", description="which split")
     annotations: str | None = Field(None, description="caption file, relative to root; default: the data set's usual names")
-    images: str | None = Field(None, description="folder of the images, relative to root or of its own; default: the data set's usual names")
+    images: str | None = Field(None, description="folder of the images, relative to root or of its own; default: the usual names")
 
     def facts(self) -> BenchmarkInfo:
         """Return the chosen data set's facts."""
@@ -185,7 +187,9 @@ class Retrieval(FolderBenchmark):
         path = find_file(storage, names, f"the caption file of {source.title}", fix="put it there or set annotations: FILE")
         captioned = read_captions(storage, path, self.split)
         image_root = find_images(storage, self.images, source.folders, captioned[0].image)
-        index = open_case_images(image_root, cache, (item.image for item in captioned), fix="unpack the images whole, or set images: FOLDER")
+        index = open_case_images(
+            image_root, cache, (item.image for item in captioned), fix="unpack the images whole, or set images: FOLDER"
+        )
         return Upstream(retrieval_cases(captioned, self.dataset), index)
 
     def metrics(self, cases: CaseSet) -> list[AnyMetric]:

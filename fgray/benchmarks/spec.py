@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from fgray.benchmarks.base import BenchmarkInfo, Published
-from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream, connected, join_path, open_case_images, read_json
+from fgray.benchmarks.files import connected, join_path, open_case_images, read_json
+from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream
 from fgray.data.cases import CaseSet
 from fgray.data.index import image_key
 from fgray.errors import DataError, did_you_mean
@@ -21,7 +22,14 @@ from fgray.storage import Storage, open_storage
 
 SUBSETS = ("absolute_size", "relative_size", "absolute_spatial", "relative_spatial", "existence", "count")
 TASKS = {"i2t": "image2text.json", "t2i": "text2image.json"}
-_QUERIES = {"absolute_size": 1500, "relative_size": 1500, "absolute_spatial": 4500, "relative_spatial": 2000, "existence": 1000, "count": 4500}
+_QUERIES = {
+    "absolute_size": 1500,
+    "relative_size": 1500,
+    "absolute_spatial": 4500,
+    "relative_spatial": 2000,
+    "existence": 1000,
+    "count": 4500,
+}
 
 
 def read_spec_layout(storage: Storage, subsets: Sequence[str]) -> tuple[CaseSet, list[str]]:
@@ -117,7 +125,8 @@ def spec_metrics(prefix: str, subsets: Sequence[str], *, macro: bool = True, tie
         for task in TASKS:
             metrics.append(Macro(f"{prefix}/macro/{task}_accuracy", tuple(f"{prefix}/{subset}/{task}_accuracy" for subset in subsets)))
         # The mean of the two macros is the mean over all parts, because both have equally many.
-        metrics.append(Macro(f"{prefix}/macro/accuracy", tuple(f"{prefix}/{subset}/{task}_accuracy" for task in TASKS for subset in subsets)))
+        every = tuple(f"{prefix}/{subset}/{task}_accuracy" for task in TASKS for subset in subsets)
+        metrics.append(Macro(f"{prefix}/macro/accuracy", every))
     return metrics
 
 
@@ -207,7 +216,7 @@ class Spec(FolderBenchmark):
         published=_PUBLISHED,
         primary=("spec/macro/i2t_accuracy", "spec/macro/t2i_accuracy"),
     )
-    selection: ClassVar[str | None] = "subsets"
+    selection: ClassVar[str] = "subsets"
 
     subsets: tuple[str, ...] = Field(SUBSETS, min_length=1, description="subsets to evaluate; the macro averages need all six")
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from fgray.benchmarks.base import BenchmarkInfo, Published
-from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream, find_file, find_images, open_case_images, parse_json, sha256_hex
+from fgray.benchmarks.files import find_file, find_images, open_case_images, parse_json, sha256_hex
+from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream
 from fgray.data.cases import CaseSet
 from fgray.data.index import image_key
 from fgray.errors import DataError, did_you_mean
@@ -86,8 +87,10 @@ class SugarCrepe(FolderBenchmark):
     selection: ClassVar[str] = "categories"
     scoring: ClassVar[frozenset[str]] = frozenset({"ties"})
 
-    categories: tuple[str, ...] = Field(CATEGORIES, min_length=1, description="categories to evaluate; a group's average needs all of the group")
-    images: str | None = Field(None, description="folder of the COCO val2017 images, relative to root or of its own; default: images, val2017, …")
+    categories: tuple[str, ...] = Field(
+        CATEGORIES, min_length=1, description="categories to evaluate; a group's average needs the whole group"
+    )
+    images: str | None = Field(None, description="folder of COCO val2017, relative to root or of its own; default: images, val2017, …")
     ties: Ties = Field("wrong", description="what an exact tie of caption and negative counts as; the official code says wrong")
 
     @field_validator("categories")
@@ -106,7 +109,9 @@ class SugarCrepe(FolderBenchmark):
         hashes: dict[str, str] = {}
         for category in self.categories:
             name = f"{category}.json"
-            path = find_file(storage, [f"data/{name}", name], f"SugarCrepe's {name}", fix="fetch the official files (fgray fetch sugarcrepe DST)")
+            path = find_file(
+                storage, [f"data/{name}", name], f"SugarCrepe's {name}", fix="fetch the official files (fgray fetch sugarcrepe DST)"
+            )
             data = storage.read_bytes(path)
             hashes[name] = sha256_hex(data)
             items = _read_items(parse_json(data, f"{storage.uri}/{path}"), f"{storage.uri}/{path}")
@@ -133,10 +138,14 @@ class SugarCrepe(FolderBenchmark):
 def _read_items(content: Any, where: str) -> dict[str, dict[str, str]]:
     """Check one annotation file; its keys need not be contiguous (swap_obj lacks one)."""
     if not isinstance(content, dict) or not content:
-        raise DataError("expected {number: {filename, caption, negative_caption}} with at least one entry", where=where, fix="use the official file")
+        raise DataError(
+            "expected {number: {filename, caption, negative_caption}} with at least one entry", where=where, fix="use the official file"
+        )
     for number, item in content.items():
         if not isinstance(item, dict) or not all(isinstance(item.get(name), str) for name in _FIELDS):
-            raise DataError("expected the texts filename, caption, negative_caption", where=f"{where} entry {number}", fix="use the official file")
+            raise DataError(
+                "expected the texts filename, caption, negative_caption", where=f"{where} entry {number}", fix="use the official file"
+            )
         if "/" in item["filename"] or "\\" in item["filename"]:
             raise DataError(f"'{item['filename']}' is not a plain file name", where=f"{where} entry {number}", fix="use the official file")
     return content

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fgray.benchmarks.layout import read_bytes, sha256_hex
+from fgray.benchmarks.files import read_bytes, sha256_hex
+from fgray.data.decode import IMAGE_EXTENSIONS
 from fgray.data.index import INDEX_SCHEMA, ImageIndex
 from fgray.errors import DataError, NotFound
 from fgray.storage import RangedFile, Storage, open_storage
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
 _TABLE = INDEX_SCHEMA.append(pa.field("label", pa.int32()))
 
 
@@ -52,21 +52,29 @@ def _shards(storage: Storage, split: str) -> list[str]:
     looked_for = f"CLIP_benchmark layout: {split}/nshards.txt beside {split}/0.tar"
     text = read_bytes(storage, f"{split}/nshards.txt", looked_for).decode("utf-8", "replace").strip()
     if not text.isdecimal() or int(text) == 0:
-        raise DataError(f"'{text}' is not a number of shards", where=f"{storage.uri}/{split}/nshards.txt", fix="write the number of .tar files")
+        raise DataError(
+            f"'{text}' is not a number of shards", where=f"{storage.uri}/{split}/nshards.txt", fix="write the number of .tar files"
+        )
     if storage.exists("dataset_type.txt"):
         kind = storage.read_bytes("dataset_type.txt").decode("utf-8", "replace").strip()
         if kind not in ("classification", ""):
-            raise DataError(f"a data set of type '{kind}'", where=f"{storage.uri}/dataset_type.txt", fix="zero_shot needs type classification")
+            raise DataError(
+                f"a data set of type '{kind}'", where=f"{storage.uri}/dataset_type.txt", fix="zero_shot needs type classification"
+            )
     expected = [f"{split}/{number}.tar" for number in range(int(text))]
     present = {info.path for info in storage.list(split) if info.path.endswith(".tar")}
     missing = [path for path in expected if path not in present]
     if missing:
         raise DataError(
-            f"nshards.txt says {text} shards, {len(missing)} of them missing, the first is {missing[0]}", where=storage.uri, fix="download it again"
+            f"nshards.txt says {text} shards, {len(missing)} of them missing, the first is {missing[0]}",
+            where=storage.uri,
+            fix="download it again",
         )
     extra = sorted(present.difference(expected))
     if extra:
-        raise DataError(f"nshards.txt says {text} shards, but there is also {extra[0]}", where=storage.uri, fix="correct nshards.txt or remove it")
+        raise DataError(
+            f"nshards.txt says {text} shards, but there is also {extra[0]}", where=storage.uri, fix="correct nshards.txt or remove it"
+        )
     return expected
 
 
@@ -82,7 +90,7 @@ def _samples(storage: Storage, path: str) -> Iterator[dict[str, object]]:
                     continue
                 stem, _, suffix = member.name.rpartition("/")[2].partition(".")
                 suffix = suffix.lower()
-                if suffix != "cls" and suffix not in _IMAGES:
+                if suffix != "cls" and suffix not in IMAGE_EXTENSIONS:
                     continue
                 if stem in (labels if suffix == "cls" else images):
                     raise DataError(f"duplicate key '{stem}'", where=where, fix="keys must be unique within a shard")
@@ -97,7 +105,9 @@ def _samples(storage: Storage, path: str) -> Iterator[dict[str, object]]:
         raise DataError(f"damaged tar file ({error})", where=where, fix="download the shard again") from error
     unpaired = sorted(images.keys() ^ labels.keys())
     if unpaired:
-        raise DataError(f"sample '{unpaired[0]}' lacks its {'class' if unpaired[0] in images else 'image'}", where=where, fix="download the shard again")
+        raise DataError(
+            f"sample '{unpaired[0]}' lacks its {'class' if unpaired[0] in images else 'image'}", where=where, fix="download the shard again"
+        )
     for row, (stem, entry) in enumerate(images.items()):
         yield {**entry, "row": row, "label": labels[stem]}
 

@@ -13,16 +13,16 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from fgray.benchmarks.base import BenchmarkInfo, Published
-from fgray.benchmarks.layout import FolderBenchmark, Upstream, open_case_images, read_bytes
+from fgray.benchmarks.files import open_case_images, read_bytes
+from fgray.benchmarks.layout import FolderBenchmark, Upstream
 from fgray.benchmarks.prompts import DEFAULT_TEMPLATES, name_classes, prompt_texts, prompts_hash, read_list
 from fgray.benchmarks.wds_classification import read_wds
 from fgray.data.cases import CaseSet
-from fgray.data.index import ImageIndex, image_key
+from fgray.data.index import ImageIndex, image_key, list_images
 from fgray.errors import DataError
 from fgray.metrics.spec import AnyMetric, Metric
 from fgray.storage import Storage, open_storage
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _CLIP_BENCHMARK = "[repo] CLIP_benchmark benchmark.csv (ViT-B-32 openai)"
 
 _IMAGENET_PROMPTS = "ab9302beb83fb6e2088871af4fb9b5f6d0934acd036318a013fa8888eeaece81"
@@ -64,10 +64,12 @@ class ZeroShot(FolderBenchmark):
         ties="first",
     )
 
-    dataset: str = Field("custom", pattern=r"^[A-Za-z0-9_.-]+$", description="name in the metrics; CLIP_benchmark's names get its published numbers")
+    dataset: str = Field(
+        "custom", pattern=r"^[A-Za-z0-9_.-]+$", description="name in the metrics; CLIP_benchmark's names bring its numbers"
+    )
     split: str = Field("test", description="which split of a WebDataset folder")
     classes: str | list[str] | dict[str, str] | None = Field(
-        None, description="class names: a list in class order, {folder: name}, or a file (.json, .txt, FILE.json#KEY); default: the folders' names"
+        None, description="a list in class order, {folder: name}, or a file (.json, .txt, FILE.json#KEY); default: the folders' names"
     )
     templates: str | list[str] | None = Field(None, description="prompt templates with {c}: a list or a file; default: 'a photo of a {c}.'")
     pattern: str | None = Field(
@@ -124,11 +126,7 @@ class ZeroShot(FolderBenchmark):
         return self._upstream(keys, positions, names, templates or list(DEFAULT_TEMPLATES), index, storage.uri)
 
     def _read_files(self, storage: Storage, cache: str) -> tuple[ImageIndex, list[str], list[str], list[int]]:
-        files = [info.path for info in storage.list() if info.path.lower().endswith(IMAGE_SUFFIXES)]
-        if not files:
-            raise DataError(
-                f"neither class folders with images nor {self.split}/nshards.txt found", where=storage.uri, fix="point root at the folder of class folders"
-            )
+        files = [info.path for info in list_images(storage).values()]
         classes = self.classes
         if isinstance(classes, str):
             classes = read_list(storage, classes, "class names")
@@ -151,7 +149,11 @@ class ZeroShot(FolderBenchmark):
             raise DataError(f"{len(names)} class to choose from", where=where, fix="give at least two classes")
         for key, position in zip(keys, positions, strict=True):
             if not 0 <= position < len(names):
-                raise DataError(f"label out of range: {position} for {len(names)} classes", where=f"{where} image {key}", fix="correct classes or labels")
+                raise DataError(
+                    f"label out of range: {position} for {len(names)} classes",
+                    where=f"{where} image {key}",
+                    fix="correct classes or labels",
+                )
         pool = f"{self.dataset}/classes"
         # Two classes may share a name (ImageNet has such pairs); the category tells them apart, the candidate's text cannot.
         categories = [name if list(names).count(name) == 1 else f"{name} [{number}]" for number, name in enumerate(names)]
@@ -206,7 +208,9 @@ def _label(path: str, pattern: str | None, where: str) -> str:
     if label is None:
         raise DataError(f"pattern does not match image {path}", where=where, fix="correct the pattern or move the file away")
     if "index" in groups and not label.isdecimal():
-        raise DataError(f"'{label}' is not a class index", where=f"{where} image {path}", fix=r"let the group 'index' match digits: (?P<index>\d+)")
+        raise DataError(
+            f"'{label}' is not a class index", where=f"{where} image {path}", fix=r"let the group 'index' match digits: (?P<index>\d+)"
+        )
     return label
 
 
