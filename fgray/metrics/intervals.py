@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy import stats as distributions
+from scipy import special
 
 from fgray.config.schema import StatsConfig
 from fgray.metrics.states import ClusterSums
@@ -41,7 +41,7 @@ def proportion_interval(sums: ClusterSums, level: float) -> Interval:
         return 0.0, 1.0
     total = math.fsum(sums.counts)
     value = math.fsum(sums.hits) / total
-    quantile = float(distributions.t.ppf((1 + level) / 2, len(sums.ids) - 1))
+    quantile = float(special.stdtrit(len(sums.ids) - 1, (1 + level) / 2))
     return wilson(value, total / design_effect(sums), quantile)
 
 
@@ -57,23 +57,31 @@ def wilson(value: float, count: float, quantile: float) -> Interval:
 
 
 def design_effect(sums: ClusterSums) -> float:
-    """Return how much clustering inflates the variance of a proportion (Kish 1965).
+    """Return how much clustering inflates the variance of a proportion (Kish 1965, Survey Sampling).
 
-    It is the cluster-robust (linearised ratio) variance C/(C-1) sum (h_c - p n_c)^2 / N^2 over that of N independent
-    samples p (1 - p) / (N - 1): 1 for clusters of one. An estimate below 1 counts as 1: with few clusters it is chance more
-    often than knowledge. At p = 0 or 1 there is no variance to compare, so the worst case stands in, clusters of identical
-    samples: sum n_c^2 / N.
+    It is the cluster-robust variance, by the delete-one-cluster jackknife (C - 1)/C sum (p - p_without_c)^2, over that of N
+    independent samples, p (1 - p) / (N - 1): 1 for clusters of one. The jackknife rather than the linearised variance,
+    because it does not shrink when few clusters of unequal size carry the estimate (Bell & McCaffrey 2002, Survey
+    Methodology 28). An estimate below 1 counts as 1: with few clusters it is chance more often than knowledge. At p = 0 or
+    1 there is no variance to compare, so the worst case stands in, clusters of identical samples: sum n_c^2 / N.
 
     Args:
         sums: counts and hits of at least two clusters.
     """
-    clusters, total = len(sums.ids), math.fsum(sums.counts)
+    total = math.fsum(sums.counts)
     value = math.fsum(sums.hits) / total
     independent = value * (1 - value) / (total - 1)
     if independent <= 0:
         return math.fsum(sums.counts**2) / total
-    robust = clusters / (clusters - 1) * math.fsum((sums.hits - value * sums.counts) ** 2) / total**2
-    return max(1.0, robust / independent)
+    return max(1.0, math.fsum(jackknife_influences(sums) ** 2) / independent)
+
+
+def jackknife_influences(sums: ClusterSums) -> NDArray[np.float64]:
+    """Return sqrt((C - 1)/C) (p - p_without_c) for each of C >= 2 clusters: their squares add up to the variance of p."""
+    clusters, total = len(sums.ids), math.fsum(sums.counts)
+    value = math.fsum(sums.hits) / total
+    scaled: NDArray[np.float64] = math.sqrt((clusters - 1) / clusters) * (sums.hits - value * sums.counts) / (total - sums.counts)
+    return scaled
 
 
 @dataclass(frozen=True)
@@ -112,10 +120,10 @@ class Resampler:
             groups = [group for group in groups if group[1].isdisjoint(clusters)]
             groups.append((sorted({subset}.union(*(names for names, _ in touching))), clusters.union(*(ids for _, ids in touching))))
         groups.sort(key=lambda group: (len(group[1]), group[0]))
-        single = sum(len(ids) == 1 for _, ids in groups)
-        if single:
-            joined = groups[: max(single, 2)]
-            groups = [(sorted(name for names, _ in joined for name in names), set().union(*(ids for _, ids in joined))), *groups[max(single, 2) :]]
+        if groups and len(groups[0][1]) == 1:
+            merged = max(2, sum(len(ids) == 1 for _, ids in groups))
+            names = sorted(name for subsets, _ in groups[:merged] for name in subsets)
+            groups = [(names, set().union(*(ids for _, ids in groups[:merged]))), *groups[merged:]]
         return cls({" ".join(names): sorted(ids) for names, ids in groups}, stats.resamples, stats.seed)
 
     def deviations(self, influences: Mapping[str, Mapping[str, float]]) -> NDArray[np.float64]:
@@ -147,8 +155,8 @@ class Resampler:
 def influences(leaves: Leaves) -> dict[str, float]:
     """Return each cluster's influence on a weighted average of means: the linear term of one more copy of it.
 
-    For a mean p of N samples it is weight (h_c - p n_c) / N, scaled by sqrt(m / (m - 1)) for its m clusters so that the
-    bootstrap variance is unbiased in small strata too (Rao & Wu 1988, JASA 83). A mean over a single cluster has no
+    For a mean it is its weight times the jackknife influence, which is scaled so that the bootstrap variance equals the
+    jackknife's and is not too small for small strata (the purpose of Rao & Wu 1988, JASA 83). A mean over a single cluster has no
     residual of its own; its distance from the average stands in (collapsed strata, as in `Resampler.of`), which errs
     towards wider intervals.
 
@@ -162,10 +170,8 @@ def influences(leaves: Leaves) -> dict[str, float]:
     average = math.fsum(weight * mean for (weight, _), mean in zip(leaves, means, strict=True))
     found: dict[str, float] = {}
     for (weight, sums), mean in zip(leaves, means, strict=True):
-        size = len(sums.ids)
-        if size > 1:
-            scale = weight * math.sqrt(size / (size - 1)) / math.fsum(sums.counts)
-            values = scale * (sums.hits - mean * sums.counts)
+        if len(sums.ids) > 1:
+            values = weight * jackknife_influences(sums)
         else:
             values = np.array([weight * math.sqrt(len(leaves) / (len(leaves) - 1)) * (mean - average)])
         for cluster, value in zip(sums.ids, values.tolist(), strict=True):
@@ -204,9 +210,9 @@ def _bca(deviations: NDArray[np.float64], terms: Sequence[float], level: float) 
     if not deviations.any():
         return None
     below = (np.count_nonzero(deviations < 0) + 0.5 * np.count_nonzero(deviations == 0)) / len(deviations)
-    bias = float(distributions.norm.ppf(min(max(below, 0.5 / len(deviations)), 1 - 0.5 / len(deviations))))
+    bias = float(special.ndtri(min(max(below, 0.5 / len(deviations)), 1 - 0.5 / len(deviations))))
     acceleration = math.fsum(u**3 for u in terms) / (6 * math.fsum(u**2 for u in terms) ** 1.5)
-    quantile = float(distributions.norm.ppf((1 + level) / 2))
+    quantile = float(special.ndtri((1 + level) / 2))
     shifted = [bias + (bias + z) / max(1 - acceleration * (bias + z), 1e-9) for z in (-quantile, quantile)]
-    low, high = np.quantile(deviations, distributions.norm.cdf(shifted))
+    low, high = np.quantile(deviations, special.ndtr(shifted))
     return float(low), float(high)

@@ -133,7 +133,10 @@ def hit_at_k(
     """Score cases from their rank counts: is a right candidate among the first k?
 
     Args:
-        greater, tied, tied_before, tied_positives: integers [Q] as `rank_counts` gives them (or scalars).
+        greater: integers [Q] as `rank_counts` gives them (or a scalar); so the next three.
+        tied: see there.
+        tied_before: see there.
+        tied_positives: see there.
         k: how many places count, at least 1.
         ties: what an exact tie counts as (`fgray.metrics.spec.Ties`).
 

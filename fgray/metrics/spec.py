@@ -70,7 +70,7 @@ def from_dict(content: Mapping[str, Any]) -> AnyMetric:
     Raises:
         DataError: the type or a field is unknown, or a field without a default is missing.
     """
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
     kind = str(values.pop("type", ""))
     where = f"metric {content.get('name', '?')}"
     if kind not in _TYPES:

@@ -132,8 +132,8 @@ class State:
         place[order] = np.arange(len(names))
         index = place[ids.indices.to_numpy()]
         multiplicity = self.outcomes["count"].to_numpy().astype(np.float64)
-        counts = np.bincount(index, weights=multiplicity, minlength=len(names))
-        hits = np.bincount(index, weights=multiplicity * self.outcomes["hit"].to_numpy(), minlength=len(names))
+        counts = np.bincount(index, weights=multiplicity, minlength=len(names)).astype(np.float64)
+        hits = np.bincount(index, weights=multiplicity * self.outcomes["hit"].to_numpy(), minlength=len(names)).astype(np.float64)
         return ClusterSums([names[position] for position in order], counts, hits)
 
     def by_category(self) -> list[State]:

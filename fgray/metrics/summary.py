@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from fgray.config.schema import StatsConfig
 from fgray.errors import DataError, did_you_mean
 from fgray.metrics.intervals import Interval, Leaves, Resampler, average_intervals, proportion_interval
-from fgray.metrics.spec import AnyMetric, Macro, Metric, Pooled
+from fgray.metrics.spec import AnyMetric, Metric, Pooled
 from fgray.metrics.states import State, merge
 
 
@@ -129,7 +129,8 @@ def _build(name: str, samples: pa.Table, known: Mapping[str, AnyMetric], built: 
 
 def _leaf(state: State, metric: Metric) -> Tree:
     if state.count == 0:
-        reason = f"all {state.excluded} samples are excluded" if state.excluded else f"there are none of subset '{metric.subset}', task '{metric.task}'"
+        absent = f"there are none of subset '{metric.subset}', task '{metric.task}'"
+        reason = f"all {state.excluded} samples are excluded" if state.excluded else absent
         raise DataError(f"no sample to score: {reason}", where=f"metric {metric.name}", fix="check the benchmark's data and the quarantine")
     if not metric.per_category:
         return _mean(state)
