@@ -55,8 +55,12 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 
+ITEM_SCHEMA = pa.schema([pa.field("kind", pa.string(), nullable=False), pa.field("item_id", pa.binary(16), nullable=False)])
+"""Every item that a run reads from the result store, so that `fgray store gc` knows what must stay."""
+
+
 class RunFolder:
-    """Reads and writes ``run.json``, ``metrics.json``, ``samples.parquet``, ``quarantine.parquet`` and ``report.html``."""
+    """Reads and writes ``run.json``, ``items.parquet``, ``metrics.json``, ``samples.parquet``, ``quarantine.parquet``, ``report.html``."""
 
     def __init__(self, uri: str) -> None:
         self.storage: Storage = open_storage(uri)
@@ -100,6 +104,7 @@ class RunFolder:
 
     # The names, once.
     RUN = "run.json"
+    ITEMS = "items.parquet"
     METRICS = "metrics.json"
     SAMPLES = "samples.parquet"
     QUARANTINE = "quarantine.parquet"

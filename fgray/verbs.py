@@ -225,9 +225,9 @@ def gc_store(store: str, runs: Sequence[str], dry_run: bool = False) -> Any:
         runs: run folders that stay.
         dry_run: only say what would go.
     """
-    from fgray.engine.store import gc
+    from fgray.engine.gc import collect
 
-    return gc(store, runs, dry_run)
+    return collect(store, runs, dry_run)
 
 
 def doctor() -> list[Finding]:

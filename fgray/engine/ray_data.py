@@ -232,5 +232,6 @@ def _describe(error: Exception, stage: str) -> str:
 def _failure(content: Mapping[str, Any]) -> FgrayError:
     kind = getattr(errors, content["kind"], RunError)
     failure: FgrayError = kind(content["what"], where=content["where"], fix=content["fix"])
-    failure.add_note(content["trace"])  # shown by FGRAY_DEBUG=1, where Python prints the whole traceback
+    if os.environ.get("FGRAY_DEBUG"):
+        failure.add_note(content["trace"])  # the traceback in the worker, which the driver's own cannot show
     return failure

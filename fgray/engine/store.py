@@ -54,6 +54,10 @@ class ResultStore:
         ids = pa.concat_arrays([chunk for table in tables for chunk in table["item_id"].chunks]) if tables else pa.array([], ID_TYPE)
         return pc.unique(ids.cast(ID_TYPE))
 
+    def part_ids(self, path: str) -> pa.Array:
+        """Return the item ids of one part."""
+        return self._read(path, ["item_id"])["item_id"].combine_chunks().cast(ID_TYPE)
+
     def read(self, kind: str, ids: pa.Array) -> Results:
         """Read the results of `ids`, aligned with them.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from rich.table import Table
@@ -16,6 +17,7 @@ from fgray.engine.store import ResultStore
 from fgray.errors import ConfigError
 from fgray.models import open_model
 from fgray.models.base import ModelSource
+from fgray.runs import RunFolder
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Plan:
         rows = f"{self.work.missing:,} items in {len(self.work.units)} units of up to {self.compute.unit_rows}"
         table.add_row("to do", rows)
         compute = self.compute
-        pools = f"{compute.decode_workers} decode, {compute.workers} model on {compute.device}, batch {compute.batch_size}, {compute.threads} thread(s)"
+        pools = f"{compute.decode_workers} decode, {compute.workers} model on {compute.device}, batch {compute.batch_size}"
         table.add_row("workers", f"{compute.runner}: {pools}")
         table.add_row("output", self.job.output)
         return table
@@ -69,12 +71,20 @@ def plan_evaluation(job: EvalJob) -> Plan:
     source = open_model(job.model)
     benchmarks = load_benchmarks(job)
     store = ResultStore(job.store_uri, source.fingerprint())
-    compute = resolve_compute(job.compute, source)
+    compute = resolve_compute(job.compute, source, _previous_compute(job))
     fingerprint = source.fingerprint()
     images = [image_requests(loaded.images, loaded.cases.references("image"), fingerprint) for loaded in benchmarks.values()]
     texts = [text_requests(loaded.cases.references("text"), fingerprint) for loaded in benchmarks.values()]
     work = plan_work(pa.concat_tables(images), pa.concat_tables(texts), store, compute.unit_rows)
     return Plan(job, benchmarks, source, compute, store, work)
+
+
+def _previous_compute(job: EvalJob) -> Mapping[str, Any] | None:
+    folder = RunFolder(job.output)
+    if not folder.storage.exists(RunFolder.RUN):
+        return None
+    compute: Mapping[str, Any] | None = folder.read_json(RunFolder.RUN).get("compute")
+    return compute
 
 
 def load_benchmarks(job: EvalJob) -> dict[str, LoadedBenchmark]:

@@ -15,8 +15,9 @@ import pyarrow as pa
 from fgray.benchmarks.base import LoadedBenchmark
 from fgray.config.fingerprint import fingerprint as config_fingerprint
 from fgray.config.schema import EvalJob, PrecomputedModel
-from fgray.embedding import embed
+from fgray.embedding import IMAGE, TEXT, Work, embed
 from fgray.engine.lease import run_lease
+from fgray.engine.units import ID_TYPE
 from fgray.errors import RunError
 from fgray.evaluation.controls import shuffled_controls
 from fgray.evaluation.plan import Plan, data_fingerprint, load_benchmarks, plan_evaluation
@@ -27,7 +28,7 @@ from fgray.metrics.spec import to_dict as metric_to_dict
 from fgray.metrics.summary import summarise
 from fgray.models.precomputed import open_precomputed
 from fgray.report.html import write_report
-from fgray.runs import QUARANTINE_SCHEMA, RunFolder
+from fgray.runs import ITEM_SCHEMA, QUARANTINE_SCHEMA, RunFolder
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy", "pillow", "pyarrow", "ray", "scipy")
 
@@ -85,6 +86,7 @@ def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] |
         "numerics": plan.compute.numerics(model),
     }
     folder.write_json(RunFolder.RUN, run)
+    folder.write_table(RunFolder.ITEMS, _items(plan.work))
     start = time.monotonic()
     embedded, progress = embed(plan.work, model, plan.store, plan.compute, job.data.max_pixels)
     folder.storage.write_bytes(RunFolder.LOG, "".join(line + "\n" for line in progress.log).encode())
@@ -153,6 +155,15 @@ def _finish(
     folder.write_json(RunFolder.METRICS, {"fingerprints": fingerprints, "metrics": metrics, "controls": controls})
     report = write_report(folder, lambda benchmark, key: read_image(benchmarks[benchmark], key))
     return RunResult(folder.uri, report, metrics)
+
+
+def _items(work: Work) -> pa.Table:
+    """List what the run reads from the store."""
+    kinds = [(IMAGE, work.images), (TEXT, work.texts)]
+    columns = {"kind": [kind for kind, table in kinds for _ in range(table.num_rows)]}
+    return pa.table(
+        {**columns, "item_id": pa.chunked_array([chunk for _, table in kinds for chunk in table["item_id"].chunks], ID_TYPE)}, ITEM_SCHEMA
+    )
 
 
 def read_image(loaded: LoadedBenchmark, key: str) -> bytes:

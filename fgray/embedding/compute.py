@@ -1,0 +1,80 @@
+"""How the embedding work is cut and spread on this machine, and which of that the numbers depend on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+from fgray.config.schema import ComputeConfig
+from fgray.models.base import ModelSource
+
+CHUNK_BYTES = 128 << 20  # decoded pixels of a unit on a GPU
+CPU_UNIT_BATCHES = 2  # a CPU worker needs seconds for that, which is what a killed worker may cost
+
+
+@dataclass(frozen=True)
+class Compute:
+    """`ComputeConfig` with every "auto" resolved; kept in run.json so that a resumed run computes alike."""
+
+    runner: Literal["ray", "serial"]
+    device: str
+    workers: int
+    decode_workers: int
+    batch_size: int
+    unit_rows: int
+    threads: int
+
+    def numerics(self, source: ModelSource) -> dict[str, Any]:
+        """Return the numerics class: equal classes give equal bytes, others agree to about 1e-5."""
+        packages = {name: version(name) for name in ("torch", "pillow", "numpy")}
+        return {
+            "device": device_name(self.device),
+            "dtype": source.card.dtype,
+            "batch": self.batch_size,
+            "threads": self.threads,
+            **packages,
+        }
+
+
+def resolve_compute(config: ComputeConfig, source: ModelSource, previous: Mapping[str, Any] | None = None) -> Compute:
+    """Replace every "auto" by what suits this machine and model.
+
+    Args:
+        config: what the user wrote.
+        source: the model, for the size of its input.
+        previous: what an interrupted run on the same output had resolved; on the same kind of device its batch and unit
+            sizes are kept, so that the rest is computed in the same numerics class.
+    """
+    import torch
+
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_gpu = device.startswith("cuda")
+    cores = os.cpu_count() or 1
+    kept = previous if previous is not None and previous.get("device") == device else {}
+    devices = max(1, torch.cuda.device_count()) if on_gpu else max(1, cores // config.threads)
+    workers = devices if config.workers == "auto" else config.workers
+    decoders = (cores if on_gpu else max(1, cores // 4)) if config.decode_workers == "auto" else config.decode_workers
+    batch = kept.get("batch_size", 256 if on_gpu else 32) if config.batch_size == "auto" else config.batch_size
+    rows = kept.get("unit_rows", _unit_rows(source, batch, on_gpu)) if config.unit_rows == "auto" else config.unit_rows
+    return Compute(config.runner, device, workers, decoders, batch, rows, config.threads)
+
+
+def _unit_rows(source: ModelSource, batch: int, on_gpu: bool) -> int:
+    if not on_gpu:
+        return batch * CPU_UNIT_BATCHES
+    height, width = source.card.image_size
+    return batch * max(1, CHUNK_BYTES // (height * width * 3) // batch)
+
+
+def device_name(device: str) -> str:
+    """Return the device kind that numerics depend on."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name()
+    return "cpu"
