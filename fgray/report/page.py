@@ -29,6 +29,7 @@ def _environment() -> jinja2.Environment:
         environment.filters[name] = getattr(wording, name)
     environment.filters["web_address"] = web_address
     environment.filters["clip"] = clip
+    environment.filters["beside"] = lambda row, view, kind: view.control(kind, row)
     return environment
 
 

@@ -46,12 +46,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Control:
-    """A value that shows whether the data carries its attribute: a pixel oracle, shuffled labels, naming."""
+    """A value that shows whether the data carries its attribute: a pixel oracle, shuffled labels, naming.
+
+    `metric` names the metric beside which it stands; empty where there is none.
+    """
 
     name: str
+    metric: str
     subset: str
     kind: str
-    direction: str
     value: float | None
     chance: float | None
     correct: float | None
@@ -61,11 +64,10 @@ class Control:
 
 @dataclass(frozen=True)
 class Group:
-    """The bars of one subset and the controls beside them."""
+    """The bars of one subset."""
 
     subset: str
     rows: list[Row]
-    controls: list[Control]
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,26 @@ class BenchmarkView:
     groups: list[Group]
     headline: Row | None
     published: list[Mapping[str, Any]]
-    control_notes: dict[str, str]
+    controls: list[Control]
 
     @property
     def rows(self) -> list[Row]:
         """All metrics in the order of the report."""
         return [row for group in self.groups for row in group.rows]
+
+    @property
+    def control_kinds(self) -> list[str]:
+        """The kinds of controls that stand beside the bars."""
+        return list(dict.fromkeys(control.kind for control in self.controls if control.metric))
+
+    @property
+    def control_notes(self) -> dict[str, str]:
+        """What each kind of control says, by kind; the first note of each."""
+        return {control.kind: control.note for control in reversed(self.controls) if control.note}
+
+    def control(self, kind: str, row: Row) -> Control | None:
+        """Return the control of one kind beside one bar."""
+        return next((control for control in self.controls if (control.kind, control.metric) == (kind, row.name)), None)
 
 
 def benchmark_views(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[BenchmarkView]:
@@ -109,19 +125,20 @@ def _benchmark(name: str, info: Mapping[str, Any], entries: Mapping[str, Any], c
     by_subset: dict[str, list[str]] = {}
     for metric in ordered:
         by_subset.setdefault(wording.split_name(metric)[1], []).append(metric)
-    marks = [_control(control, entry, list(by_subset)) for control, entry in controls.items() if wording.split_name(control)[0] == name]
     groups = []
-    for subset in dict.fromkeys([*by_subset, *(mark.subset for mark in marks)]):
-        siblings = [wording.split_name(metric)[2] for metric in by_subset.get(subset, [])]
-        rows = [
-            _row(metric, entries[metric], definitions.get(metric) or {}, siblings, published, str(info.get("ties") or ""))
-            for metric in by_subset.get(subset, [])
-        ]
-        groups.append(Group(subset, rows, [mark for mark in marks if mark.subset == subset]))
-    rows = [row for group in groups for row in group.rows]
-    notes = {mark.kind: mark.note for mark in reversed(marks) if mark.note}
+    for subset, members in by_subset.items():
+        siblings = [wording.split_name(metric)[2] for metric in members]
+        rows = [_row(metric, entries[metric], definitions.get(metric) or {}, siblings, published, str(info.get("ties") or "")) for metric in members]
+        groups.append(Group(subset, rows))
     return BenchmarkView(
-        name, str(info.get("title") or wording.words(name)), official, info, groups, _headline(rows, info.get("primary") or []), published, notes
+        name=name,
+        title=str(info.get("title") or wording.words(name)),
+        official=official,
+        info=info,
+        groups=groups,
+        headline=_headline([row for group in groups for row in group.rows], info.get("primary") or []),
+        published=published,
+        controls=[_control(control, entry, ordered) for control, entry in controls.items() if wording.split_name(control)[0] == name],
     )
 
 
@@ -153,23 +170,21 @@ def _direction(metric: str) -> str:
     return "t2i" if metric.startswith(("t2i", "image_retrieval")) else "both"
 
 
-def _control(name: str, entry: Mapping[str, Any], subsets: list[str]) -> Control:
-    # A control is named BENCHMARK/SUBSET/WHAT; the direction may stand anywhere in WHAT.
-    _, _, rest = name.partition("/")
-    subset = max((item for item in subsets if item and rest.startswith(item + "/")), key=len, default=wording.split_name(name)[1])
-    parts = [part for part in rest.removeprefix(subset).strip("/").replace("/", "_").split("_") if part]
-    direction = next((part for part in parts if part in ("i2t", "t2i")), "both")
-    kind = "_".join(part for part in parts if part not in ("i2t", "t2i", "accuracy")) or "control"
+def _control(name: str, entry: Mapping[str, Any], metrics: list[str]) -> Control:
+    # A control of benchmark/subset/metric is called benchmark/subset/KIND_metric.
+    _, subset, what = wording.split_name(name)
+    suffixes = [wording.split_name(metric)[2] for metric in metrics if wording.split_name(metric)[1] == subset]
+    suffix = max((item for item in suffixes if what.endswith("_" + item)), key=len, default="")
     return Control(
-        name,
-        subset,
-        wording.words(kind),
-        direction,
-        entry.get("value"),
-        entry.get("chance"),
-        entry.get("correct"),
-        entry.get("count"),
-        str(entry.get("note") or ""),
+        name=name,
+        metric=f"{name[: -len(what)]}{suffix}" if suffix else "",
+        subset=subset,
+        kind=wording.words(what.removesuffix("_" + suffix) if suffix else what),
+        value=entry.get("value"),
+        chance=entry.get("chance"),
+        correct=entry.get("correct"),
+        count=entry.get("count"),
+        note=str(entry.get("note") or ""),
     )
 
 
@@ -188,14 +203,17 @@ def verdict(model: str, views: list[BenchmarkView], level: float = 0.95) -> str:
     if len(told) == 1:
         view, row = told[0]
         bounds = f"{wording.percent(level).removesuffix('.0')} % interval {wording.percent(row.interval[0])}–{wording.percent(row.interval[1])}, " if row.interval else ""
-        start = f"{model} scores {wording.percent(row.value)} % on {view.title} ({bounds}chance {wording.percent(row.chance)} %)"
+        start = f"{model} scores {wording.percent(row.value)} % on “{view.title}” ({bounds}chance {wording.percent(row.chance)} %)"
     else:
-        parts = [f"{wording.percent(row.value)} % on {view.title} (chance {wording.percent(row.chance)} %)" for view, row in told]
+        parts = [f"{wording.percent(row.value)} % on “{view.title}” (chance {wording.percent(row.chance)} %)" for view, row in told]
         start = f"{model} scores {wording.listed(parts)}"
     single = [row for view in views for row in view.rows if row.kind == "metric" and row.standing != "unknown"]
     if not single:
         return start + "."
-    above = sum(row.standing == "above" for row in single)
-    if above == len(single):
-        return f"{start}; every single metric lies clearly above chance."
-    return f"{start}; {above or 'none'} of {len(single)} single metrics {'lies' if above == 1 else 'lie'} clearly above chance."
+    above = [row for row in single if row.standing == "above"]
+    if not above:
+        return f"{start}; none of its {len(single)} single scores lies clearly above chance."
+    best = max(above, key=lambda row: (row.value or 0.0) - (row.chance or 0.0))
+    lead = f"{wording.points((best.value or 0.0) - (best.chance or 0.0))} points"
+    much = f"all {len(single)} single scores lie" if len(above) == len(single) else f"{len(above)} of {len(single)} single scores {'lies' if len(above) == 1 else 'lie'}"
+    return f"{start}; {much} clearly above chance, farthest in {best.title[:1].lower()}{best.title[1:]} ({lead})."

@@ -28,7 +28,9 @@ MISSING = "–"
 
 
 def words(name: str) -> str:
-    """Return an identifier as words: ``"swap_obj"`` -> ``"Swap object"``."""
+    """Return an identifier as words: ``"swap_obj"`` -> ``"Swap object"``; ``"macro"`` says of what it is."""
+    if name == "macro":
+        return "Macro average"
     parts = [_SHORT.get(part, part) for part in name.replace("/", " · ").split("_") if part]
     text = " ".join(parts)
     return text[:1].upper() + text[1:]

@@ -1,6 +1,7 @@
 (() => {
   "use strict";
-  const FIRST = 12, STEP = 24;
+  const FIRST = matchMedia("(max-width: 640px)").matches ? 6 : 12;
+  const STEP = 2 * FIRST;
   const form = document.querySelector("[data-filters]");
   if (!form) return;
   const galleries = [...document.querySelectorAll("[data-gallery]")].map((root) => ({
