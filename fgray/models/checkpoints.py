@@ -76,13 +76,19 @@ def fill(model: torch.nn.Module, state: dict[str, torch.Tensor], architecture: s
     fix = f"check that model.arch is what the weights were made for (it is {architecture})"
     for name, tensor in own.items():
         if name not in state:
-            raise ModelError(f"the checkpoint does not fit {architecture}: tensor '{name}' {list(tensor.shape)} is missing", where=where, fix=fix)
+            raise ModelError(
+                f"the checkpoint does not fit {architecture}: tensor '{name}' {list(tensor.shape)} is missing", where=where, fix=fix
+            )
         if state[name].shape != tensor.shape:
             shapes = f"is {list(state[name].shape)} in the checkpoint and {list(tensor.shape)} in the model"
             raise ModelError(f"the checkpoint does not fit {architecture}: tensor '{name}' {shapes}", where=where, fix=fix)
     for name, tensor in state.items():
         if name not in own:
-            raise ModelError(f"the checkpoint does not fit {architecture}: it has tensor '{name}' {list(tensor.shape)} that the model lacks", where=where, fix=fix)
+            raise ModelError(
+                f"the checkpoint does not fit {architecture}: it has tensor '{name}' {list(tensor.shape)} that the model lacks",
+                where=where,
+                fix=fix,
+            )
     model.load_state_dict(state, strict=True)
 
 
@@ -98,7 +104,9 @@ def _read_safetensors(data: bytes, uri: str) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load(data)
     except SafetensorError as error:
-        raise ModelError(f"the file is no readable safetensors file ({error})", where=uri, fix="copy it again and compare its size") from error
+        raise ModelError(
+            f"the file is no readable safetensors file ({error})", where=uri, fix="copy it again and compare its size"
+        ) from error
 
 
 def _read_pickle(data: bytes, uri: str) -> Any:
@@ -117,4 +125,6 @@ def _read_pickle(data: bytes, uri: str) -> Any:
         what = f"the pickle wants to run '{names[0]}', which is refused" if names else "the file is no plain pickle of tensors"
         raise ModelError(what, where=uri, fix="save the bare state dict as .safetensors where you trust the file") from error
     except (RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(f"the file is no readable torch checkpoint ({str(error).splitlines()[0]})", where=uri, fix="copy it again and compare its size") from error
+        raise ModelError(
+            f"the file is no readable torch checkpoint ({str(error).splitlines()[0]})", where=uri, fix="copy it again and compare its size"
+        ) from error

@@ -96,7 +96,9 @@ class HuggingFaceSource:
             ModelError: the weights cannot be read, do not fit the configuration, or are not safe to load.
         """
         with _quiet(), torch.random.fork_rng(devices=[]):
-            model, report = _read(AutoModel, self._folder, "weights", output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32)
+            model, report = _read(
+                AutoModel, self._folder, "weights", output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32
+            )
         _check_fit(report, self._folder)
         model.eval().requires_grad_(False).to(device=device, dtype=TORCH_DTYPES[self.card.dtype])
         tokenizer, limit = _read(AutoTokenizer, self._folder, "tokenizer.json"), int(self._config.text_config.max_position_embeddings)
@@ -123,7 +125,9 @@ def _read(kind: Any, folder: Path, part: str, **options: Any) -> Any:
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except Exception as error:  # missing files, broken JSON, unknown classes and unsafe pickles share no base class
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"cannot read {part} ({reason[0][:160]})", where=str(folder), fix="give a complete CLIP or SigLIP folder") from error
+        raise ModelError(
+            f"cannot read {part} ({reason[0][:160]})", where=str(folder), fix="give a complete CLIP or SigLIP folder"
+        ) from error
 
 
 @contextmanager
@@ -163,7 +167,9 @@ def _preprocess(processor: Any, folder: Path) -> Preprocess:
     """
 
     def refuse(what: str) -> ModelError:
-        return ModelError(f"the image processor's {what} is not supported", where=str(folder), fix="wrap the model in a class of your own (kind: python)")
+        return ModelError(
+            f"the image processor's {what} is not supported", where=str(folder), fix="wrap the model in a class of your own (kind: python)"
+        )
 
     if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
         raise refuse("do_resize, do_rescale or do_normalize: false")

@@ -45,7 +45,11 @@ class OpenClipSource:
         self._tag = get_pretrained_cfg(config.arch, config.weights) if config.weights else {}
         if config.weights and not self._tag and not _is_checkpoint(config.weights):
             tags = list_pretrained_tags_by_model(config.arch)
-            raise ModelError(f"{config.arch} has no published weights called '{config.weights}'", where="model.weights", fix=did_you_mean(config.weights, tags))
+            raise ModelError(
+                f"{config.arch} has no published weights called '{config.weights}'",
+                where="model.weights",
+                fix=did_you_mean(config.weights, tags),
+            )
         settings["quick_gelu"] = activation = _quick_gelu(config, settings, self._tag)
         self._settings, self._weights, self._seed = settings, config.weights, config.seed
         overrides, note = (self._tag, None) if self._tag else _customary_preprocess(config.arch, config.weights)
@@ -146,7 +150,9 @@ def build(settings: dict[str, Any]) -> Any:
     try:
         return kind(**settings)
     except (TypeError, ValueError, OSError, RuntimeError, AssertionError) as error:
-        raise ModelError(f"the architecture cannot be built ({' '.join(str(error).split())[:200]})", where="model.arch", fix="check its configuration") from error
+        raise ModelError(
+            f"the architecture cannot be built ({' '.join(str(error).split())[:200]})", where="model.arch", fix="check its configuration"
+        ) from error
 
 
 def _architecture(arch: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -154,7 +160,9 @@ def _architecture(arch: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if not arch.endswith(".json"):
         settings = get_model_config(arch) if ":" not in arch else None
         if settings is None:
-            raise ModelError(f"open_clip knows no architecture '{arch}'", where="model.arch", fix=did_you_mean(arch, open_clip.list_models()))
+            raise ModelError(
+                f"open_clip knows no architecture '{arch}'", where="model.arch", fix=did_you_mean(arch, open_clip.list_models())
+            )
         return settings, {}
     parent, _, name = arch.rpartition("/")
     try:

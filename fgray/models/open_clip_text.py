@@ -38,7 +38,9 @@ class OpenClipText:
         if not Path(name).is_dir() and not is_reachable():
             options["local_files_only"] = True  # what is cached serves; retrying an unreachable hub takes minutes
         try:
-            self._tokenizer = HFTokenizer(name, context_length=self.context_length, tokenizer_mode=text_cfg.get("tokenizer_mode"), **options)
+            self._tokenizer = HFTokenizer(
+                name, context_length=self.context_length, tokenizer_mode=text_cfg.get("tokenizer_mode"), **options
+            )
         except (OSError, ValueError, RuntimeError) as error:
             fix = "connect to the hub, or name a local folder as text_cfg.hf_tokenizer_name in a JSON config and give it as arch"
             raise ModelError(f"tokenizer '{name}' is neither a folder here nor reachable on the hub", fix=fix) from error
@@ -52,7 +54,9 @@ class OpenClipText:
         if isinstance(self._tokenizer, SimpleTokenizer):
             return [len(self._tokenizer.encode(text)) + 2 for text in texts]
         clean, clips = self._tokenizer.clean_fn, self._tokenizer.tokenizer_mode == "clips"
-        ids = self._tokenizer.tokenizer([clean(text) for text in texts], add_special_tokens=not clips, truncation=False, verbose=False).input_ids
+        ids = self._tokenizer.tokenizer(
+            [clean(text) for text in texts], add_special_tokens=not clips, truncation=False, verbose=False
+        ).input_ids
         return [len(row) + (_CLIPS_EXTRA_TOKENS if clips else 0) for row in ids]
 
     def digest(self) -> str:

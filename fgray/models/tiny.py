@@ -56,7 +56,9 @@ class TinySource:
     def _fingerprint(self) -> str:
         drawn_by = {"torch": str(torch.__version__), "open_clip": open_clip.__version__}
         text = OpenClipText(SETTINGS["text_cfg"]).digest()
-        return digest_of({"kind": "tiny", "seed": self._seed, "settings": SETTINGS, "text": text, "preprocess": self.preprocess.describe(), **drawn_by})
+        return digest_of(
+            {"kind": "tiny", "seed": self._seed, "settings": SETTINGS, "text": text, "preprocess": self.preprocess.describe(), **drawn_by}
+        )
 
     def load(self, device: str) -> DualEncoder:
         """Draw the weights and build both towers."""
