@@ -1,0 +1,9 @@
+"""Evaluates a model on a cluster: python jobs/eval.py CONFIG [A.B=VALUE ...]."""
+
+import sys
+
+import fgray
+
+if __name__ == "__main__":
+    result = fgray.evaluate(fgray.load_config(sys.argv[1], sys.argv[2:]))
+    print(f"report: {result.report}")
