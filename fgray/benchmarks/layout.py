@@ -40,22 +40,31 @@ class Upstream:
     notes: list[str] = field(default_factory=list)
 
 
-class FolderBenchmark(Section):
-    """Base of benchmarks whose data lies in a folder: upstream's layout, or packed by ``fgray import``.
+class BenchmarkOptions(Section):
+    """Base of a benchmark whose options are its fields; a wrong option is one clear line.
 
-    A subclass is a pydantic model: its fields are the benchmark's options. It implements `read`, `metrics` and, where
-    its facts depend on the options, `facts`.
+    Raises:
+        ConfigError: an option is unknown or has a wrong value.
     """
 
     info: ClassVar[BenchmarkInfo]
-    selection: ClassVar[str] = ""  # the option that picks subsets, if there is one; a packed folder may be narrowed further
-    scoring: ClassVar[frozenset[str]] = frozenset()  # options that change metrics only, so a packed folder takes any value
 
     def __init__(self, **options: Any) -> None:
         try:
             super().__init__(**options)
         except ValidationError as error:
             raise _option_error(type(self), error) from error
+
+
+class FolderBenchmark(BenchmarkOptions):
+    """Base of benchmarks whose data lies in a folder: upstream's layout, or packed by ``fgray import``.
+
+    A subclass is a pydantic model: its fields are the benchmark's options. It implements `read`, `metrics` and, where
+    its facts depend on the options, `facts`.
+    """
+
+    selection: ClassVar[str] = ""  # the option that picks subsets, if there is one; a packed folder may be narrowed further
+    scoring: ClassVar[frozenset[str]] = frozenset()  # options that change metrics only, so a packed folder takes any value
 
     def read(self, root: str, cache: str) -> Upstream:
         """Read upstream's layout."""
@@ -123,7 +132,7 @@ class FolderBenchmark(Section):
         return all(found.hashes[name] == digest for name, digest in official.items() if name in found.hashes)
 
 
-def _option_error(kind: type[FolderBenchmark], error: ValidationError) -> ConfigError:
+def _option_error(kind: type[BenchmarkOptions], error: ValidationError) -> ConfigError:
     """Return the first complaint as one line."""
     first = error.errors()[0]
     name = str(first["loc"][0])

@@ -102,12 +102,13 @@ def load_bank() -> ObjectBank:
     text = (BANK_FOLDER / "bank.json").read_bytes()
     data = json.loads(text)
     cut_outs = tuple(
-        CutOut(item["file"], item["category"], item["plural"], item["image_id"], (item["size"][0], item["size"][1])) for item in data["cut_outs"]
+        CutOut(item["file"], item["category"], item["plural"], item["image_id"], (item["size"][0], item["size"][1]))
+        for item in data["cut_outs"]
     )
     backgrounds = tuple(Background(item["file"], item["image_id"], frozenset(item["visible"])) for item in data["backgrounds"])
     digest = hashlib.sha256(text)
-    for item in (*cut_outs, *backgrounds):
-        digest.update((BANK_FOLDER / item.file).read_bytes())
+    for file in [one.file for one in cut_outs] + [one.file for one in backgrounds]:
+        digest.update((BANK_FOLDER / file).read_bytes())
     return ObjectBank(BANK_FOLDER, cut_outs, backgrounds, digest.hexdigest())
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from fgray.synthesis.bank import Background, CutOut, ObjectBank, alpha_of
 from fgray.synthesis.layout import CANVAS, LAYOUTS, Case, Paste, countable
 
-COMPOSER_VERSION = 1  # raise it with every change that alters a byte of what is written
+COMPOSER_VERSION = 1  # raise it with every change that alters a byte of what is written, the oracle's answers included
 JPEG_QUALITY = 92
 CONTRAST = 28  # grey levels by which a pixel of an object differs visibly from the background
 LEGIBLE = 0.85  # share of an object's pixels that must do so
@@ -49,14 +49,14 @@ def compose(bank: ObjectBank, subsets: Sequence[str], cases: int, seed: int) -> 
             background, plain, pictures = _on_legible_background(rng, bank, case, a, b)
             yield f"backgrounds/{subset}/{number:04d}.jpg", encode(plain)
             # One shuffle per case, so every position is the right one equally often and ties gain nothing.
-            text_order, image_order = (rng.permutation(len(case.texts)) for _ in range(2))
+            text_order, image_order = (rng.permutation(len(case.texts)).tolist() for _ in range(2))
             texts = [case.texts[i] for i in text_order]
             names = [f"images/{number:04d}-{place}.jpg" for place in range(len(pictures))]
             for name, i in zip(names, image_order, strict=True):
                 yield f"{subset}/{name}", encode(pictures[i])
                 rows["image2text"].append({"query": name, "keys": texts, "label": texts.index(case.texts[i])})
             for text in texts:
-                rows["text2image"].append({"query": text, "keys": names, "label": list(image_order).index(case.texts.index(text))})
+                rows["text2image"].append({"query": text, "keys": names, "label": image_order.index(case.texts.index(text))})
             meta.append(_describe(subset, number, case, background, a, b, names, image_order))
         for task, content in rows.items():
             yield f"{subset}/{task}.json", _json(content)
@@ -162,7 +162,9 @@ def _describe(
             {
                 "path": f"{subset}/{name}",
                 "text": case.texts[i],
-                "objects": [{"cut_out": paste.cut_out.file, "category": paste.cut_out.category, "box": list(paste.box)} for paste in case.scenes[i]],
+                "objects": [
+                    {"cut_out": paste.cut_out.file, "category": paste.cut_out.category, "box": list(paste.box)} for paste in case.scenes[i]
+                ],
             }
             for name, i in zip(names, image_order, strict=True)
         ],

@@ -88,7 +88,8 @@ def relative_size(rng: np.random.Generator, a: CutOut, b: CutOut) -> Case:
     x_b = x_a - side * (reference * 1.5 + 2 * GAP)
     b_paste = Paste(b, x_b, y_b, reference)
     scenes = tuple((Paste(a, x_a, y_a, round(reference * ratio)), b_paste) for ratio in (0.5, 1, 2))
-    return Case(tuple(f"the {a.category} is {word} the {b.category}" for word in ("smaller than", "equal-size with", "bigger than")), scenes)
+    words = ("smaller than", "equal-size with", "bigger than")
+    return Case(tuple(f"the {a.category} is {word} the {b.category}" for word in words), scenes)
 
 
 def absolute_spatial(rng: np.random.Generator, a: CutOut, b: CutOut) -> Case:

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -208,7 +208,7 @@ def answer(read: Read, bank: ObjectBank, subsets: Sequence[str]) -> dict[str, di
     entries: dict[str, dict[str, Any]] = {}
     for subset in subsets:
 
-        @lru_cache(maxsize=None)
+        @cache
         def blobs(name: str, subset: str = subset) -> list[Blob]:
             case = name.rpartition("/")[2].partition("-")[0]
             image, empty = (_open(read(path)) for path in (f"{subset}/{name}", f"backgrounds/{subset}/{case}.jpg"))
