@@ -74,7 +74,7 @@ def _runs(values: Sequence[object] | None, length: int) -> list[tuple[int, int]]
     if values is None:
         return [(0, length)] if length else []
     starts = [i for i in range(length) if i == 0 or values[i] != values[i - 1]]
-    return list(zip(starts, [*starts[1:], length], strict=True))
+    return list(zip(starts, [*starts[1:], length][: len(starts)], strict=True))
 
 
 def _as_array(ids: pa.Array | pa.ChunkedArray) -> pa.Array:

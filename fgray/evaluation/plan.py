@@ -107,20 +107,13 @@ def load_benchmarks(job: EvalJob) -> dict[str, LoadedBenchmark]:
         if job.limit is not None:
             one.cases, one.official = one.cases.limited(job.limit), False
             one.notes.append(f"limited to the first {job.limit} cases of each subset and direction")
-        name = _prefix(one)
+        name = one.info.name
         if name in loaded:
             raise ConfigError(
                 f"benchmark '{name}' stands twice in the list", where="benchmarks", fix="remove one, or give them different names"
             )
         loaded[name] = one
     return loaded
-
-
-def _prefix(loaded: LoadedBenchmark) -> str:
-    """Return what tells this benchmark's metrics from the others': `spec`, `retrieval/flickr8k`, `zero_shot/cub30`."""
-    names = [metric.name.split("/") for metric in loaded.metrics]
-    common = [parts[0] for parts in zip(*names, strict=False) if len(set(parts)) == 1]
-    return "/".join(common[:-1] if len(common) == len(names[0]) else common) or loaded.info.name
 
 
 def data_fingerprint(loaded: LoadedBenchmark) -> str:

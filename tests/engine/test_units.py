@@ -42,6 +42,11 @@ def test_units_partition_the_items(count: int, rows: int) -> None:
     assert all(1 <= unit.items.num_rows <= rows for unit in units)
 
 
+def test_nothing_makes_no_units() -> None:
+    items = number_items([]).append_column("root", pa.array([], pa.string()))
+    assert make_units("square", items, 2, group="root") == make_units("square", items, 2) == []
+
+
 def test_no_unit_spans_two_groups() -> None:
     items = number_items(range(7)).append_column("root", pa.array(list("aaabbbb")))
     units = make_units("square", items, 2, group="root")
