@@ -282,7 +282,8 @@ def _mask(rows: pa.Table, metric: Metric) -> pa.ChunkedArray:
 
 def _hits(rows: pa.Table, metric: Metric) -> NDArray[np.float64]:
     covered = rows.filter(_mask(rows, metric))
-    return hit_at_k(*(covered[name].to_numpy() for name in _RANKS), k=metric.k, ties=metric.ties)
+    greater, tied, before, positives = (covered[name].to_numpy() for name in _RANKS)
+    return hit_at_k(greater, tied, before, positives, metric.k, metric.ties)
 
 
 def _flips(benchmark: str, metrics: list[AnyMetric], pair: _Pair) -> list[dict[str, Any]]:
