@@ -86,7 +86,7 @@ class Storage(ABC):
 
     @abstractmethod
     def stat(self, path: str) -> FileInfo:
-        """Return size and version of one file.
+        """Return size and version of one file; S3 may tell the time less exactly here than in `list`.
 
         Raises:
             NotFound: there is no such file.

@@ -14,6 +14,7 @@ T = TypeVar("T")
 ATTEMPTS = 5
 FIRST_DELAY = 0.25  # seconds
 LONGEST_DELAY = 4.0
+PATIENCE = 45.0  # seconds after which no further attempt starts
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class TransientError(Exception):
 
 
 def with_retries(attempt: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
-    """Call `attempt` until it does not raise `TransientError`, at most ``ATTEMPTS`` times.
+    """Call `attempt` until it does not raise `TransientError`, at most ``ATTEMPTS`` times and within ``PATIENCE``.
 
     The delay is drawn evenly from 0 to a bound that doubles each time ("full jitter"), so that many workers that were
     refused together do not come back together.
@@ -39,11 +40,12 @@ def with_retries(attempt: Callable[[], T], sleep: Callable[[float], None] = time
     Raises:
         StorageError: the last attempt's, when all have failed; any other error of `attempt` at once.
     """
+    start = time.monotonic()
     for number in range(1, ATTEMPTS + 1):
         try:
             return attempt()
         except TransientError as error:
-            if number == ATTEMPTS:
+            if number == ATTEMPTS or time.monotonic() - start > PATIENCE:
                 raise error.final from error
             delay = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**number))  # noqa: S311
             _log.info("attempt %d of %d failed, next in %.1f s: %s", number, ATTEMPTS, delay, error)

@@ -7,26 +7,27 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow.fs as arrow
 
 from fgray.errors import NotFound, StorageError
 from fgray.storage.base import Blocks, FileInfo, Storage, check_path
+from fgray.storage.conditional import open_client, put_if_absent
 from fgray.storage.local import short_read
 from fgray.storage.retry import TransientError, with_retries
 
 T = TypeVar("T")
 # Five attempts of at most this long, with the pauses between them, end within half a minute.
 CONNECT_TIMEOUT = 4.0  # seconds
-REQUEST_TIMEOUT = 30.0  # seconds without a byte
+REQUEST_TIMEOUT = 20.0  # seconds without a byte
 PARALLEL_READS = 8
 
 # What pyarrow writes into its messages; S3 answers HEAD requests without a body, so codes can be missing there.
 _TRANSIENT = re.compile(
     r"NETWORK_CONNECTION|SLOW_DOWN|SlowDown|THROTTLING|Throttl|INTERNAL_FAILURE|InternalError|SERVICE_UNAVAILABLE|ServiceUnavailable"
-    r"|REQUEST_TIMEOUT|RequestTimeout|REQUEST_EXPIRED|HTTP status 5\d\d|HTTP status 429|curlCode|Connection reset|Timeout"
+    r"|REQUEST_TIMEOUT|RequestTimeout|REQUEST_EXPIRED|HTTP status 5\d\d|HTTP status 429|HTTP status 409|curlCode|Connection reset|Timeout"
 )
 _DENIED = re.compile(
     r"ACCESS_DENIED|AccessDenied|SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch|INVALID_ACCESS_KEY_ID|InvalidAccessKeyId"
@@ -34,7 +35,6 @@ _DENIED = re.compile(
     r"|HTTP status 40[13]"
 )
 _NO_BUCKET = re.compile(r"NO_SUCH_BUCKET|NoSuchBucket")
-_TAKEN = re.compile(r"PRECONDITION_FAILED|PreconditionFailed|HTTP status 412|CONDITIONAL_REQUEST_CONFLICT|HTTP status 409")
 _REDIRECT = re.compile(r"HTTP status 301|PermanentRedirect|PERMANENT_REDIRECT|AuthorizationHeaderMalformed")
 
 
@@ -56,6 +56,10 @@ class S3Storage(Storage):
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_connection": None}
+
+    def _client(self) -> Any:
+        endpoint, region = _place()
+        return open_client(endpoint, region, CONNECT_TIMEOUT, REQUEST_TIMEOUT)
 
     @property
     def _fs(self) -> arrow.S3FileSystem:
@@ -87,27 +91,35 @@ class S3Storage(Storage):
 
     def write_bytes(self, path: str, data: bytes | memoryview) -> None:
         """See `Storage.write_bytes`."""
-        self._call(path, lambda: self._put(path, data, None))
+        self._call(path, lambda: self._put(path, data))
 
     def create_bytes(self, path: str, data: bytes) -> bool:
         """See `Storage.create_bytes`."""
         if self.exists(path):  # for the stores that ignore the condition
             return False
 
+        again = False
+
         def put() -> bool:
+            nonlocal again
+            repeated, again = again, True
+            bucket, _, key = self._full(path).partition("/")
             try:
-                self._put(path, data, {"If-None-Match": "*"})
+                if put_if_absent(self._client(), bucket, key, data):
+                    return True
             except OSError as error:
-                if isinstance(error, FileExistsError) or _TAKEN.search(str(error)):
-                    return False
-                raise
-            return True
+                if "HTTP status 501" not in str(error):
+                    raise
+                self._put(path, data)  # a store that does not know the condition; we have looked whether it exists
+                return True
+            # After a lost answer it may be our own first attempt that is there.
+            return repeated and self.read_bytes(path) == data
 
         return self._call(path, put)
 
-    def _put(self, path: str, data: bytes | memoryview, metadata: dict[str, str] | None) -> None:
+    def _put(self, path: str, data: bytes | memoryview) -> None:
         # Not a `with` block: leaving one after a failed write would complete the upload of what had been sent.
-        stream = self._fs.open_output_stream(self._full(path), metadata=metadata)
+        stream = self._fs.open_output_stream(self._full(path))
         stream.write(data)
         stream.close()
 
@@ -212,19 +224,11 @@ def connect() -> arrow.S3FileSystem:
     Raises:
         StorageError: ``AWS_ENDPOINT_URL`` is not an http or https address.
     """
-    # pyarrow sends checksum trailers by default, which several S3 stores do not understand.
-    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    endpoint, region = _place()
     options: dict[str, object] = {"region": region} if region else {}
-    endpoint = _endpoint()
     if endpoint:
-        # A store with its own address is not Amazon's: nobody would answer the question for an instance's role.
-        os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
         parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.path.strip("/"):
-            raise StorageError("AWS_ENDPOINT_URL is not an http(s)://host:port address", fix="write it like https://s3.example.org:9000")
-        options = {"region": region or "us-east-1", "scheme": parts.scheme, "endpoint_override": parts.netloc}
+        options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc}
     return arrow.S3FileSystem(
         connect_timeout=CONNECT_TIMEOUT,
         request_timeout=REQUEST_TIMEOUT,
@@ -234,8 +238,25 @@ def connect() -> arrow.S3FileSystem:
     )
 
 
+def _place() -> tuple[str | None, str | None]:
+    """Return endpoint and region, and set what both S3 libraries read from the environment."""
+    # They send checksum trailers by default, which several S3 stores do not understand.
+    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+    endpoint = _endpoint()
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if endpoint is None:
+        return None, region
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.path.strip("/"):
+        raise StorageError("AWS_ENDPOINT_URL is not an http(s)://host:port address", fix="write it like https://s3.example.org:9000")
+    # A store with its own address is not Amazon's: nobody would answer the question for an instance's role.
+    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+    return endpoint, region or "us-east-1"
+
+
 def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
 def _endpoint_name() -> str:
