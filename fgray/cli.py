@@ -194,6 +194,7 @@ def import_(
 def fetch(
     benchmark: Annotated[str, typer.Argument(help="A name in `fgray list benchmarks`.")],
     destination: Annotated[str, typer.Argument(help="Folder to write.")],
+    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Server in place of the official one.")] = None,
 ) -> None:
     """Download a benchmark's official files, checksums checked.
 
@@ -201,7 +202,7 @@ def fetch(
     Example:
       fgray fetch sugarcrepe downloads/sugarcrepe
     """
-    show.facts(fgray.fetch_benchmark(benchmark, destination))
+    show.facts(fgray.fetch_benchmark(benchmark, destination, mirror))
 
 
 @listing.command("benchmarks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -174,18 +175,23 @@ def import_benchmark(benchmark: str, source: str, destination: str, options: Map
     """
     from fgray.benchmarks.packed import import_benchmark as pack
 
-    return pack(benchmark, source, destination, **(options or {}))
+    return pack(benchmark, source, destination, options)
 
 
-def fetch_benchmark(benchmark: str, destination: str) -> Any:
-    """Download a benchmark's official files and check their checksums.
+def fetch_benchmark(benchmark: str, destination: str, mirror: str | None = None) -> list[dict[str, object]]:
+    """Download a benchmark's official files, check them and say what was done on standard error.
+
+    Args:
+        benchmark: its name.
+        destination: local folder; what is there already is not downloaded again.
+        mirror: scheme and host that replace the official ones.
 
     Raises:
         FgrayError: the server cannot be reached, or a file differs from the official one.
     """
     from fgray.benchmarks.fetch import fetch_benchmark as fetch
 
-    return fetch(benchmark, destination)
+    return fetch(benchmark, destination, base_url=mirror, report=lambda line: print(line, file=sys.stderr))
 
 
 def list_benchmarks() -> list[dict[str, str]]:

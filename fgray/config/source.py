@@ -16,6 +16,7 @@ from fgray.errors import ConfigError
 Path = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _MAX_NODES = 100_000  # aliases of aliases grow exponentially; no configuration is this large
 
 
@@ -71,6 +72,8 @@ def parse_yaml(text: str, name: str) -> Source:
         if count > _MAX_NODES:
             raise ConfigError("the configuration repeats itself without end", where=name, fix="use fewer YAML aliases")
         source.places.setdefault(path, f"{name}:{node.start_mark.line + 1}")
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTIONS:
+            raise ConfigError(f"the tag '{node.tag}' is not allowed", where=source.places[path], fix="remove it")
         if isinstance(node, yaml.MappingNode):
             _refuse_duplicates(node, name)
             loader.flatten_mapping(node)  # resolves `<<: *anchor`

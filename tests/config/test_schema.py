@@ -1,0 +1,63 @@
+"""The exported JSON schema, and the configurations that the project ships."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from fgray.config import load_config
+from fgray.config.schema import BenchJob, EvalJob, json_schema
+
+PROJECT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((PROJECT / "configs").rglob("*.yaml"))
+
+
+def properties(schema: dict) -> Iterator[tuple[str, dict]]:
+    for owner, definition in schema["$defs"].items():
+        for name, content in definition["properties"].items():
+            yield f"{owner}.{name}", content
+
+
+def test_every_field_is_described() -> None:
+    assert [name for name, content in properties(json_schema()) if not content.get("description")] == []
+
+
+def test_there_are_configs() -> None:
+    assert {path.relative_to(PROJECT).as_posix() for path in CONFIGS} >= {
+        "configs/quickstart.yaml",
+        "configs/eval/spec.yaml",
+        "configs/bench/eval.yaml",
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid(path: Path) -> None:
+    job = load_config(str(path)).job
+    assert isinstance(job, EvalJob if path.parent.name != "bench" else BenchJob)
+    assert not Path(job.output).is_absolute()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_open_with_their_command_and_time(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith(f"# fgray submit {path.relative_to(PROJECT).as_posix()}")
+    assert re.search(r"second|minute|as long as", first), "say how long it takes"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_an_editor_accepts_shipped_configs(path: Path) -> None:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+
+
+@pytest.mark.parametrize("change", [{"ouput": "x"}, {"model": {"kind": "nothing"}}, {"limit": 0}, {"benchmarks": []}])
+def test_an_editor_refuses_what_the_loader_refuses(change: dict) -> None:
+    good = yaml.safe_load((PROJECT / "configs/quickstart.yaml").read_text())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**good, **change}, json_schema())
