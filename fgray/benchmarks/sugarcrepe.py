@@ -51,15 +51,16 @@ def _row(values: str, **groups: float) -> dict[str, float]:
     return {f"sugarcrepe/{name}/accuracy": value for name, value in table.items()}
 
 
+# The source's macro averages are left out: they do not follow from its own categories (CLIP 73.03, their mean is 73.05).
 _REPLICATION = "[3p] vl_compo individual_results.csv, QuickGELU"
 _PUBLISHED = (
     Published(
         "CLIP ViT-B/32 (openai)",
         _REPLICATION,
-        _row(".9092 .8008 .6920 .6122 .6396 .7721 .6879", replace=0.8076, swap=0.6322, add=0.7509, all=0.7655, macro=0.7303),
+        _row(".9092 .8008 .6920 .6122 .6396 .7721 .6879", replace=0.8076, swap=0.6322, add=0.7509, all=0.7655),
     ),
-    Published("NegCLIP ViT-B/32", _REPLICATION, _row(".9383 .8794 .7440 .7592 .7703 .9006 .8512", macro=0.8369)),
-    Published("CE-CLIP ViT-B/32", _REPLICATION, _row(".9425 .9036 .8115 .7469 .7658 .9239 .9191", macro=0.8567)),
+    Published("NegCLIP ViT-B/32", _REPLICATION, _row(".9383 .8794 .7440 .7592 .7703 .9006 .8512")),
+    Published("CE-CLIP ViT-B/32", _REPLICATION, _row(".9425 .9036 .8115 .7469 .7658 .9239 .9191")),
 )
 
 
