@@ -72,7 +72,6 @@ def explore_page(loaded: LoadedBenchmark, load_image: LoadImage, limit: int) -> 
         for subset in subsets:
             if turn < len(chosen[subset]) and not shares.full:
                 shown.append(_with_pictures(chosen[subset][turn], loaded.info.name, shares))
-    shown.sort(key=lambda item: subsets.index(item.subset))
     for subset, task in zip(table["subset"].to_pylist(), table["task"].to_pylist(), strict=True):
         name = f"{wording.words(subset)}, {wording.task_label(task)}"
         totals[name] = totals.get(name, 0) + 1

@@ -115,10 +115,10 @@ def retrieval_samples(captions: list[dict[str, Any]], hostile: bool) -> list[dic
     rows = []
     for number, text in enumerate(texts):
         scores = sorted((float(value) for value in draw.normal(0.3, 0.02, 10)), reverse=True)
-        rank = number % 14  # of the right photograph; beyond the ten best it is not listed
+        rank = 12 if text in HOSTILE else number % 14  # of the right photograph; beyond the ten best it is not listed
         shown = [(number * 7 + step * 11) % 500 for step in range(10)]
         right = shown[rank] if rank < 10 else 499
-        margin = scores[rank] - scores[0 if rank else 1] if rank < 10 else -0.2
+        margin = scores[rank] - scores[0 if rank else 1] if rank < 10 else -0.2 - 0.1 * (text in HOSTILE)
         fields = {"query_kind": "text", "query": text, "candidate_kind": "image", "pool": "images", "shown": shown, "labels": [right]}
         fields |= {"candidates": [captions[position]["image"] for position in shown], "prediction": shown[0], "num_candidates": 500}
         fields |= {"greater": rank, "tied": 0, "tied_before": 0, "margin": margin}
