@@ -39,8 +39,8 @@ def proportion_interval(sums: ClusterSums, level: float) -> Interval:
     """
     if len(sums.ids) < 2:
         return 0.0, 1.0
-    total = math.fsum(sums.counts)
-    value = math.fsum(sums.hits) / total
+    total = _total(sums.counts)
+    value = _total(sums.hits) / total
     quantile = float(special.stdtrit(len(sums.ids) - 1, (1 + level) / 2))
     return wilson(value, total / design_effect(sums), quantile)
 
@@ -68,18 +68,18 @@ def design_effect(sums: ClusterSums) -> float:
     Args:
         sums: counts and hits of at least two clusters.
     """
-    total = math.fsum(sums.counts)
-    value = math.fsum(sums.hits) / total
+    total = _total(sums.counts)
+    value = _total(sums.hits) / total
     independent = value * (1 - value) / (total - 1)
     if independent <= 0:
-        return math.fsum(sums.counts**2) / total
-    return max(1.0, math.fsum(jackknife_influences(sums) ** 2) / independent)
+        return _total(sums.counts**2) / total
+    return max(1.0, _total(jackknife_influences(sums) ** 2) / independent)
 
 
 def jackknife_influences(sums: ClusterSums) -> NDArray[np.float64]:
     """Return sqrt((C - 1)/C) (p - p_without_c) for each of C >= 2 clusters: their squares add up to the variance of p."""
-    clusters, total = len(sums.ids), math.fsum(sums.counts)
-    value = math.fsum(sums.hits) / total
+    clusters, total = len(sums.ids), _total(sums.counts)
+    value = _total(sums.hits) / total
     scaled: NDArray[np.float64] = math.sqrt((clusters - 1) / clusters) * (sums.hits - value * sums.counts) / (total - sums.counts)
     return scaled
 
@@ -166,7 +166,7 @@ def influences(leaves: Leaves) -> dict[str, float]:
     Returns:
         Cluster id -> influence, rounded to ``GRAIN``.
     """
-    means = [math.fsum(sums.hits) / math.fsum(sums.counts) for _, sums in leaves]
+    means = [_total(sums.hits) / _total(sums.counts) for _, sums in leaves]
     average = math.fsum(weight * mean for (weight, _), mean in zip(leaves, means, strict=True))
     found: dict[str, float] = {}
     for (weight, sums), mean in zip(leaves, means, strict=True):
@@ -177,6 +177,31 @@ def influences(leaves: Leaves) -> dict[str, float]:
         for cluster, value in zip(sums.ids, values.tolist(), strict=True):
             found[cluster] = found.get(cluster, 0.0) + value
     return {cluster: round(value / GRAIN) * GRAIN for cluster, value in found.items()}
+
+
+def metric_intervals(metrics: Mapping[str, Leaves], resampler: Resampler, level: float) -> dict[str, Interval]:
+    """Return the interval of every metric: Wilson's for a proportion, the bootstrap's for an average of several.
+
+    Where an average shows no variation between clusters (all parts at 0 or 1), the ends of its parts' own intervals are
+    averaged: as wide as under full dependence between the parts, so this errs towards caution.
+
+    Args:
+        metrics: name -> (weight, sums) of the means that it averages; one of weight 1 for a proportion.
+        resampler: the benchmark's bootstrap samples.
+        level: confidence level.
+
+    Returns:
+        Name -> (low, high) within [0, 1].
+    """
+    averaged = average_intervals({name: leaves for name, leaves in metrics.items() if len(leaves) > 1}, resampler, level)
+    found: dict[str, Interval] = {}
+    for name, leaves in metrics.items():
+        ends = averaged.get(name)
+        if ends is None:
+            parts = [(weight, *proportion_interval(sums, level)) for weight, sums in leaves]
+            ends = math.fsum(weight * low for weight, low, _ in parts), math.fsum(weight * high for weight, _, high in parts)
+        found[name] = max(0.0, ends[0]), min(1.0, ends[1])
+    return found
 
 
 def average_intervals(metrics: Mapping[str, Leaves], resampler: Resampler, level: float) -> dict[str, Interval | None]:
@@ -200,7 +225,7 @@ def average_intervals(metrics: Mapping[str, Leaves], resampler: Resampler, level
     deviations = resampler.deviations(moved)
     found: dict[str, Interval | None] = {}
     for column, (name, leaves) in enumerate(metrics.items()):
-        value = math.fsum(weight * math.fsum(sums.hits) / math.fsum(sums.counts) for weight, sums in leaves)
+        value = math.fsum(weight * _total(sums.hits) / _total(sums.counts) for weight, sums in leaves)
         ends = _bca(deviations[:, column], list(moved[name].values()), level)
         found[name] = None if ends is None else (value + ends[0], value + ends[1])
     return found
@@ -216,3 +241,7 @@ def _bca(deviations: NDArray[np.float64], terms: Sequence[float], level: float) 
     shifted = [bias + (bias + z) / max(1 - acceleration * (bias + z), 1e-9) for z in (-quantile, quantile)]
     low, high = np.quantile(deviations, special.ndtr(shifted))
     return float(low), float(high)
+
+
+def _total(values: NDArray[np.float64]) -> float:
+    return math.fsum(values.tolist())  # exactly rounded, so the same on every machine

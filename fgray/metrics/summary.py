@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from fgray.config.schema import StatsConfig
 from fgray.errors import DataError, did_you_mean
-from fgray.metrics.intervals import Interval, Leaves, Resampler, average_intervals, proportion_interval
+from fgray.metrics.intervals import Resampler, metric_intervals
 from fgray.metrics.spec import AnyMetric, Metric, Pooled
 from fgray.metrics.states import State, merge
 
@@ -52,13 +52,11 @@ def summarise(samples: pa.Table, metrics: Sequence[AnyMetric], stats: StatsConfi
         DataError: several benchmarks, a metric without scored samples, two metrics of one name, an unknown part.
     """
     trees = build_trees(samples, metrics)
-    resampler = Resampler.of(samples, stats)
     leaves = {name: [(weight, state.clusters()) for weight, state in tree.leaves] for name, tree in trees.items()}
-    bootstrapped = average_intervals({name: parts for name, parts in leaves.items() if len(parts) > 1}, resampler, stats.level)
+    intervals = metric_intervals(leaves, Resampler.of(samples, stats), stats.level)
     entries: dict[str, dict[str, Any]] = {}
     for name, tree in trees.items():
-        ends = bootstrapped.get(name) or _combined(leaves[name], stats.level)
-        low, high = max(0.0, ends[0]), min(1.0, ends[1])
+        low, high = intervals[name]
         interval: dict[str, Any] = {"ci95": [low, high]} if stats.level == 0.95 else {"ci": [low, high], "level": stats.level}
         entries[name] = {
             "value": tree.value,
@@ -72,15 +70,6 @@ def summarise(samples: pa.Table, metrics: Sequence[AnyMetric], stats: StatsConfi
             "clusters": pc.count_distinct(tree.whole.outcomes["cluster_id"]).as_py(),
         }
     return entries
-
-
-def _combined(leaves: Leaves, level: float) -> Interval:
-    """Return the interval of one proportion; of several that show no variation, the average of their ends.
-
-    The average of ends is as wide as under full dependence between the parts, so it errs towards caution.
-    """
-    ends = [(weight, *proportion_interval(sums, level)) for weight, sums in leaves]
-    return math.fsum(weight * low for weight, low, _ in ends), math.fsum(weight * high for weight, _, high in ends)
 
 
 def build_trees(samples: pa.Table, metrics: Sequence[AnyMetric]) -> dict[str, Tree]:
