@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fgray.errors import ConfigError
 from fgray.models.base import DualEncoder, Embeddings, ImagePreprocess, ModelCard, ModelSource, Pixels, TextEmbeddings
+from fgray.models.preprocess import Preprocess
 from fgray.registry import Registry
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = [
     "ModelCard",
     "ModelSource",
     "Pixels",
+    "Preprocess",
     "TextEmbeddings",
     "open_model",
 ]

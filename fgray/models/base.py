@@ -84,9 +84,9 @@ class ModelSource(Protocol):
     preprocess: ImagePreprocess
 
     def fingerprint(self) -> str:
-        """Return a hex digest of everything that can change an embedding by more than the numerics class does:
+        """Return a hex digest of everything that can change an embedding by more than the numerics class does.
 
-        weights (their content, never their location), architecture, activation, dtype, tokenizer, preprocessing.
+        That is: weights (their content, never their location), architecture, activation, dtype, tokenizer, preprocessing.
         """
         ...
 

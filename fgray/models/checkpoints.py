@@ -116,7 +116,7 @@ def _read_pickle(data: bytes, uri: str) -> Any:
                 raise ModelError(
                     "this is a TorchScript archive (as OpenAI publishes its .pt files), which holds code",
                     where=uri,
-                    fix="convert it once where you trust it: torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pt')",
+                    fix="convert it where you trust it: torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pt')",
                 )
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -125,6 +125,6 @@ def _read_pickle(data: bytes, uri: str) -> Any:
         what = f"the pickle wants to run '{names[0]}', which is refused" if names else "the file is no plain pickle of tensors"
         raise ModelError(what, where=uri, fix="save the bare state dict as .safetensors where you trust the file") from error
     except (RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(
-            f"the file is no readable torch checkpoint ({str(error).splitlines()[0]})", where=uri, fix="copy it again and compare its size"
-        ) from error
+        reason = (str(error) or "it ends too early").splitlines()[0]
+        what = f"the file is no readable torch checkpoint ({reason})"
+        raise ModelError(what, where=uri, fix="copy it again and compare its size") from error

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from fgray.errors import ModelError
 from fgray.models.base import DualEncoder, ModelCard
+from fgray.models.checkpoints import read_state_dict
 from fgray.models.fingerprint import digest_of, file_sha256
 from fgray.models.hub import snapshot
 from fgray.models.open_clip_text import tokenizer_digest
@@ -54,11 +55,13 @@ class HuggingFaceSource:
         if self.preprocess.size != (side, side):
             what = f"the preprocessor makes {self.preprocess.size} px, but the model takes {side} px"
             raise ModelError(what, where=str(self._folder), fix="copy the preprocessor_config.json that belongs to these weights")
+        name = self._folder.resolve().name if Path(config.path).is_dir() else config.path
+        layers = (tower.num_hidden_layers for tower in (self._config.vision_config, self._config.text_config))
         self.card = ModelCard(
-            name=self._folder.resolve().name if Path(config.path).is_dir() else config.path,
+            name=name,
             kind=config.kind,
-            architecture=f"{self._config.model_type}, {self._config.vision_config.num_hidden_layers} + {self._config.text_config.num_hidden_layers} layers",
-            weights=self._folder.resolve().name if Path(config.path).is_dir() else config.path,
+            architecture=f"{self._config.model_type}, {' + '.join(map(str, layers))} layers",
+            weights=name,
             activation=self._config.text_config.hidden_act,
             dtype=config.dtype,
             image_size=self.preprocess.size,
@@ -75,7 +78,7 @@ class HuggingFaceSource:
         return digest_of(
             {
                 "kind": "hugging_face",
-                "weights": self._weights_sha256(),
+                "weights": self._weights_sha256,
                 "config": _stated(self._config.to_dict()),
                 "dtype": self.card.dtype,
                 "tokenizer": tokenizer_digest(_read(AutoTokenizer, self._folder, "tokenizer.json")),
@@ -83,18 +86,28 @@ class HuggingFaceSource:
             }
         )
 
-    def _weights_sha256(self) -> list[str]:
+    def _weight_files(self) -> list[Path]:
         for pattern in _WEIGHTS:
             if files := sorted(self._folder.glob(pattern)):
-                return [file_sha256(file) for file in files]
+                return files
         raise ModelError("the folder holds no weights", where=str(self._folder), fix="it needs model.safetensors")
+
+    @cached_property
+    def _weights_sha256(self) -> list[str]:
+        return [file_sha256(file) for file in self._weight_files()]
 
     def load(self, device: str) -> DualEncoder:
         """Build both towers on a device in evaluation mode.
 
         Raises:
-            ModelError: the weights cannot be read, do not fit the configuration, or are not safe to load.
+            ModelError: the weights cannot be read, do not fit the configuration, are not safe to load, or have changed
+                since the fingerprint was taken.
         """
+        if self._weights_sha256 != [file_sha256(file) for file in self._weight_files()]:
+            raise ModelError("the weights have changed since the run was planned", where=str(self._folder), fix="start the run again")
+        for file in self._weight_files():
+            if file.suffix != ".safetensors":
+                read_state_dict(str(file))  # refuses foreign globals by name, before transformers looks at the file
         with _quiet(), torch.random.fork_rng(devices=[]):
             model, report = _read(
                 AutoModel, self._folder, "weights", output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32

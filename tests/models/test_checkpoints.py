@@ -32,7 +32,9 @@ def state() -> dict[str, torch.Tensor]:
 def refusal(tmp_path: Path, state: dict[str, torch.Tensor], settings: dict = CLIP) -> str:
     (tmp_path / "arch.json").write_text(json.dumps(settings))
     safetensors.torch.save_file(state, tmp_path / "weights.safetensors")
-    config = OpenClipModel(kind="open_clip", arch=str(tmp_path / "arch.json"), weights=str(tmp_path / "weights.safetensors"), activation="gelu")
+    config = OpenClipModel(
+        kind="open_clip", arch=str(tmp_path / "arch.json"), weights=str(tmp_path / "weights.safetensors"), activation="gelu"
+    )
     with pytest.raises(ModelError) as caught:
         open_model(config).load("cpu")
     assert "\n" not in str(caught.value) and "weights.safetensors" in str(caught.value)
@@ -85,7 +87,10 @@ def test_plain_layouts_are_read_alike(tmp_path: Path, state: dict[str, torch.Ten
     openai = {**state, "input_resolution": torch.tensor(32), "context_length": torch.tensor(16), "vocab_size": torch.tensor(49408)}
     for name, content in (
         ("bare.pt", state),
-        ("train.pt", {"epoch": 3, "name": "run", "state_dict": {"module." + key: value for key, value in state.items()}, "optimizer": {"lr": 0.1}}),
+        (
+            "train.pt",
+            {"epoch": 3, "name": "run", "state_dict": {"module." + key: value for key, value in state.items()}, "optimizer": {"lr": 0.1}},
+        ),
         ("openai.pth", openai),
     ):
         torch.save(content, tmp_path / name)

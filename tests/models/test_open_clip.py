@@ -12,6 +12,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 
 from fgray.config.schema import OpenClipModel, TinyModel
@@ -31,10 +32,10 @@ COCA = {
     "custom_text": True,
 }
 SIGLIP = {
-    "embed_dim": 192,
+    "embed_dim": 768,
     "init_logit_bias": -10,
     "custom_text": True,
-    "vision_cfg": {"image_size": 32, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none"},
+    "vision_cfg": {"image_size": 256, "timm_model_name": "vit_base_patch32_siglip_256", "timm_pool": "map", "timm_proj": "none"},
     "text_cfg": {
         **TEXT,
         "vocab_size": 30522,
@@ -48,7 +49,7 @@ SIGLIP = {
 EVA02 = {
     "embed_dim": 32,
     "custom_text": True,
-    "vision_cfg": {"image_size": 28, "timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token", "timm_proj": "linear"},
+    "vision_cfg": {"image_size": 224, "timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token", "timm_proj": "linear"},
     "text_cfg": TEXT,
 }
 SIGLIP_PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
@@ -89,7 +90,9 @@ def check_equal(source: ModelSource, theirs: tuple[np.ndarray, np.ndarray]) -> N
 
 
 @pytest.mark.parametrize(
-    ("settings", "preprocess"), [(CLIP, None), (COCA, None), (SIGLIP, SIGLIP_PREPROCESS), (EVA02, None)], ids=["clip", "coca", "siglip", "eva02"]
+    ("settings", "preprocess"),
+    [(CLIP, None), (COCA, None), (SIGLIP, SIGLIP_PREPROCESS), (EVA02, None)],
+    ids=["clip", "coca", "siglip", "eva02"],
 )
 def test_equals_open_clip(tmp_path: Path, settings: dict, preprocess: dict | None) -> None:
     file = write_architecture(tmp_path / "arch", settings, preprocess)
@@ -97,18 +100,22 @@ def test_equals_open_clip(tmp_path: Path, settings: dict, preprocess: dict | Non
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{file.parent}", pretrained_text=False)
     text_cfg = json.loads(file.read_text())["model_cfg"]["text_cfg"]
     if "hf_tokenizer_name" in text_cfg:
-        tokenizer = open_clip.HFTokenizer(text_cfg["hf_tokenizer_name"], context_length=16, clean="canonicalize")
+        tokenizer = HFTokenizer(text_cfg["hf_tokenizer_name"], context_length=16, clean="canonicalize")
     else:
         tokenizer = open_clip.get_tokenizer(f"local-dir:{file.parent}")
     theirs = their_embeddings(model.eval(), transform, tokenizer)
     torch.save({"state_dict": {"module." + name: tensor for name, tensor in model.state_dict().items()}}, tmp_path / "weights.pt")
 
     check_equal(open_model(OpenClipModel(kind="open_clip", arch=str(file), seed=3)), theirs)  # the same draw
-    check_equal(open_model(OpenClipModel(kind="open_clip", arch=str(file), weights=str(tmp_path / "weights.pt"), activation="gelu", seed=9)), theirs)
+    check_equal(
+        open_model(OpenClipModel(kind="open_clip", arch=str(file), weights=str(tmp_path / "weights.pt"), activation="gelu", seed=9)), theirs
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arch", "activation"), [("ViT-S-32-alt", None), ("ViT-S-32-alt", "quick_gelu"), ("coca_ViT-B-32", None), ("EVA02-B-16", None)])
+@pytest.mark.parametrize(
+    ("arch", "activation"), [("ViT-S-32-alt", None), ("ViT-S-32-alt", "quick_gelu"), ("coca_ViT-B-32", None), ("EVA02-B-16", None)]
+)
 def test_equals_open_clip_by_name(arch: str, activation: str | None) -> None:
     torch.manual_seed(5)
     model, _, transform = open_clip.create_model_and_transforms(arch, force_quick_gelu=activation == "quick_gelu")
@@ -150,7 +157,9 @@ class TestActivation:
     def test_so_do_all_tags_that_were_trained_with_it(self) -> None:
         from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 
-        mixed = [(arch, tag) for arch, tag in list_pretrained() if get_pretrained_cfg(arch, tag).get("quick_gelu") and "quickgelu" not in arch]
+        mixed = [
+            (arch, tag) for arch, tag in list_pretrained() if get_pretrained_cfg(arch, tag).get("quick_gelu") and "quickgelu" not in arch
+        ]
         mixed = [(arch, tag) for arch, tag in mixed if not open_clip.get_model_config(arch).get("quick_gelu")]
         assert len(mixed) > 10
         for arch, tag in mixed:
@@ -216,11 +225,15 @@ class TestFingerprint:
             torch.save(model.state_dict(), tmp_path / name)
         (tmp_path / "b.pt").write_bytes((tmp_path / "a.pt").read_bytes())
         for name in ("a.pt", "b.pt"):
-            prints.append(open_model(OpenClipModel(kind="open_clip", arch=str(file), weights=str(tmp_path / name), activation="gelu")).fingerprint())
+            prints.append(
+                open_model(OpenClipModel(kind="open_clip", arch=str(file), weights=str(tmp_path / name), activation="gelu")).fingerprint()
+            )
         assert prints[0] == prints[1]
         model.logit_scale.data += 1
         torch.save(model.state_dict(), tmp_path / "c.pt")
-        prints.append(open_model(OpenClipModel(kind="open_clip", arch=str(file), weights=str(tmp_path / "c.pt"), activation="gelu")).fingerprint())
+        prints.append(
+            open_model(OpenClipModel(kind="open_clip", arch=str(file), weights=str(tmp_path / "c.pt"), activation="gelu")).fingerprint()
+        )
         assert prints[2] != prints[0]
 
     def test_tells_apart_what_changes_scores(self, tmp_path: Path) -> None:
