@@ -68,7 +68,7 @@ class Progress:
         """Count a committed unit."""
         now = time.monotonic()
         if self.first_commit_seconds is None:
-            self.first_commit_seconds = now - self._start
+            self.first_commit_seconds, self._first_items = now - self._start, items
         self.done_units += 1
         self.done_items += items
         for stage, seconds in receipt.seconds.items():
@@ -106,9 +106,11 @@ class Progress:
         return max(per_worker, key=lambda name: per_worker[name])
 
     def rate(self) -> float:
-        """Return items per second since the first commit began to show (start-up left out once it can be)."""
-        elapsed = time.monotonic() - self._start
-        return self.done_items / elapsed if elapsed > 0 else 0.0
+        """Return items per second; once a second unit is in, without the time that the workers took to start."""
+        elapsed, items = time.monotonic() - self._start, self.done_items
+        if self.done_units > 1 and self.first_commit_seconds is not None:
+            elapsed, items = elapsed - self.first_commit_seconds, items - self._first_items
+        return items / elapsed if elapsed > 0 else 0.0
 
     def _detail(self) -> str:
         return f"{self.rate():.1f} items/s, limited by {self.limiting_stage()}"

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,17 +81,34 @@ def start_ray(stages: Sequence[Stage]) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what a user needs to know comes through receipts
     # Logical CPUs: a pipeline that wants more than there are would wait for ever without a word.
     demand = sum(stage.workers * stage.cpus for stage in stages)
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, int(np.ceil(demand)) + 1),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _no_stderr():
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, int(np.ceil(demand)) + 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     token = Path.home() / ".ray" / "auth_token"  # Ray writes it readable for everybody
     if token.exists():
         token.chmod(0o600)
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.CRITICAL)  # the console; Ray's own log files keep everything
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Silence the native code's greeting on file descriptor 2; what goes wrong in the body comes as an exception."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _check_resources(stages: Sequence[Stage]) -> None:
@@ -129,8 +148,8 @@ class _StageWorker:
         self.name, self.ledger, self.store, self.numerics = stage.name, ledger, store, numerics
         self.broken: Exception | None = None
         try:
-            limit_threads(stage.threads)
             self.function = stage.build()
+            limit_threads(stage.threads)
         except Exception as error:
             self.broken = error
 
@@ -160,10 +179,12 @@ class _StageWorker:
 
 
 def limit_threads(threads: int) -> None:
-    """Give this worker's numerical libraries that many threads (more than cores in all would only spin)."""
-    import torch
+    """Give this worker's numerical libraries that many threads (more than cores in all would only spin).
 
-    torch.set_num_threads(threads)
+    Ray has set OMP_NUM_THREADS from the worker's logical CPUs; torch, where a stage uses it, is told outright.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 @dataclass
