@@ -66,7 +66,7 @@ BACKGROUNDS: list[tuple[int, int, int, int]] = [
     (71, 182, 0, 182),
     (257, 313, 0, 197),
     (257, 116, 0, 197),
-    (309, 291, 350, 215),
+    (309, 300, 362, 205),
     (360, 0, 0, 237),
     (360, 296, 179, 196),
     (508, 0, 0, 480),
@@ -161,8 +161,6 @@ def build(coco: Path, out: Path) -> None:
     licences = {licence["id"]: licence for licence in data["licenses"]}
     categories = {category["id"]: category["name"] for category in data["categories"]}
     annotations = {annotation["id"]: annotation for annotation in data["annotations"]}
-    for old in (*out.glob("*.webp"), *out.glob("*.jpg")):
-        old.unlink()
 
     def source(image_id: int) -> dict[str, Any]:
         image = images[image_id]
@@ -204,6 +202,10 @@ def build(coco: Path, out: Path) -> None:
             if annotation["image_id"] == image_id and x < left + side and x + width > left and y < top + side and y + height > top:
                 visible.add(categories[annotation["category_id"]])
         bank["backgrounds"].append({"file": file, "box": [left, top, side, side], "visible": sorted(visible), **source(image_id)})
+    built = {item["file"] for items in bank.values() for item in items}
+    for old in (*out.glob("*.webp"), *out.glob("*.jpg")):
+        if old.name not in built:
+            old.unlink()
     (out / "bank.json").write_text(json.dumps(bank, indent=1) + "\n")
     (out / "ATTRIBUTION.md").write_text(attribution(bank))
 

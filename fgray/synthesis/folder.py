@@ -79,8 +79,10 @@ def _rename(scratch: Path, target: Path) -> None:
     try:
         scratch.rename(target)
     except OSError:
-        if not (target / ORACLE_FILE).exists():  # else another process was faster and made the same
-            raise
+        if (target / ORACLE_FILE).exists():
+            return  # another process was faster and made the same
+        shutil.rmtree(target, ignore_errors=True)  # somebody took files out of it
+        scratch.rename(target)
 
 
 def read_oracle(folder: Storage) -> dict[str, dict[str, Any]]:
