@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -151,7 +151,7 @@ def score(
 def shards_build(
     source: Annotated[str, typer.Argument(help="Folder of images, COCO JSON, WebDataset tars or Parquet files.")],
     destination: Annotated[str, typer.Argument(help="Folder or s3:// prefix to write.")],
-    format: Annotated[str, typer.Option(help="tar (WebDataset) or parquet.")] = "tar",
+    format: Annotated[Literal["tar", "parquet"], typer.Option(help="tar is WebDataset's.")] = "tar",
     shard_megabytes: Annotated[int, typer.Option(min=1, help="Size of a shard in MiB.")] = 256,
 ) -> None:
     """Pack images into shards with a manifest and a byte-range index.
@@ -171,7 +171,7 @@ def shards_verify(destination: Annotated[str, typer.Argument(help="A packed fold
     Example:
       fgray shards verify s3://bucket/photos
     """
-    show.facts(fgray.verify_shards(destination))
+    show.shard_findings(destination, fgray.verify_shards(destination))
 
 
 @app.command("import")

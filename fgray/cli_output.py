@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fgray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fgray.evaluation.compare import Comparison
 
 
 def result(value: Any) -> None:
     """Print a plan, the result of an evaluation, or the rows of a bench job."""
     if hasattr(value, "report"):
-        from fgray.report.console import metrics_table
-
-        _print(metrics_table(value.metrics))
-        print(f"report: {value.report}")
+        report(value.uri, value.report)
     else:
         _print(value.table())
 
@@ -25,17 +27,44 @@ def report(run: str, page: str) -> None:
     from fgray.report.console import metrics_table
     from fgray.runs import RunFolder
 
-    _print(metrics_table(RunFolder(run).read_json(RunFolder.METRICS)["metrics"]))
+    folder = RunFolder(run)
+    _print(metrics_table(folder.read_json(folder.METRICS)["metrics"], folder.read_json(folder.RUN)))
     print(f"report: {page}")
 
 
-def comparison(value: Any, page: str | None) -> None:
+def comparison(value: Comparison, page: str | None) -> None:
     """Print what two runs differ in."""
-    from fgray.report.console import comparison_table
-
-    _print(comparison_table(value))
+    for side in ("a", "b"):
+        print(f"{side.upper()}: {value.runs[side]['name']} ({value.runs[side]['model']})")
+    rows = [
+        {
+            "metric": item.name,
+            "A": f"{item.value_a:.1%}",
+            "B": f"{item.value_b:.1%}",
+            "B - A": f"{100 * item.difference:+.1f}",
+            f"{value.level:.0%} interval": f"{100 * item.interval[0]:+.1f} to {100 * item.interval[1]:+.1f}",
+            "p": f"{item.p_value:.3g} (uncorrected)" if item.p_holm is None else f"{item.p_holm:.3g} (Holm)",
+            "detectable": "" if item.detectable is None else f"{100 * item.detectable:.1f}",
+            "cases": f"{item.count:,}",
+        }
+        for item in value.metrics
+    ]
+    table(rows)
+    print(f"{len(value.flips):,} cases flipped; differences in points; detectable: with 80 % power")
+    for side, names in value.not_compared.items():
+        if names:
+            print(f"only in {side.upper()}: {', '.join(names)}")
     if page is not None:
         print(f"page: {page}")
+
+
+def shard_findings(folder: str, lines: Sequence[str]) -> None:
+    """Print what `shards verify` found, and fail when it found something."""
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    if lines:
+        raise SystemExit(1)
+    print(f"{folder}: every shard and image is as the manifest and the index say")
 
 
 def scores(rows: Sequence[Any]) -> None:
@@ -63,8 +92,12 @@ def table(rows: Sequence[Mapping[str, str]]) -> None:
 
 def facts(value: Any) -> None:
     """Print a value as JSON."""
-    content = value.to_dict() if hasattr(value, "to_dict") else value
-    print(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+    content = value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        content = dataclasses.asdict(value)
+    elif hasattr(value, "_asdict"):
+        content = value._asdict()
+    print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def options(assignments: Sequence[str] | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fgray.config import LoadedConfig, config_from_text, load_config
 from fgray.config.schema import EvalJob, ModelConfig, StatsConfig, TinyModel
@@ -16,6 +16,8 @@ from fgray.launch.submit import submit
 
 if TYPE_CHECKING:
     from fgray.benchmarks.base import LoadedBenchmark
+    from fgray.data.shards import BuildSummary
+    from fgray.engine.gc import Collected
     from fgray.evaluation import Plan, RunResult
     from fgray.evaluation.compare import Comparison
     from fgray.evaluation.score import TextScore
@@ -44,7 +46,7 @@ __all__ = [
 
 
 def plan(config: LoadedConfig) -> Plan:
-    """Return what an evaluation will compute; ``.table()`` shows it. Nothing is written to the output.
+    """Return what an evaluation will compute; ``.table()`` shows it. No model is loaded.
 
     Raises:
         FgrayError: whatever is wrong with configuration, data, model or storage.
@@ -139,12 +141,12 @@ def score(image: str, texts: Sequence[str], model: ModelConfig) -> list[TextScor
     return score_image(model, image, texts)
 
 
-def build_shards(source: str, destination: str, format: str = "tar", shard_bytes: int = 256 << 20) -> Any:
+def build_shards(source: str, destination: str, format: Literal["tar", "parquet"] = "tar", shard_bytes: int = 256 << 20) -> BuildSummary:
     """Pack images into shards with a manifest and a byte-range index.
 
     Args:
         source: a folder, a COCO JSON file, WebDataset tars or Parquet files.
-        destination: folder or s3:// prefix.
+        destination: new folder or s3:// prefix.
         format: "tar" (WebDataset) or "parquet".
         shard_bytes: size of a shard.
 
@@ -156,18 +158,18 @@ def build_shards(source: str, destination: str, format: str = "tar", shard_bytes
     return build(source, destination, format, shard_bytes)
 
 
-def verify_shards(destination: str) -> Any:
-    """Read every image of a packed folder and compare it with the index.
+def verify_shards(destination: str) -> list[str]:
+    """Read every image of a packed folder, compare it with the index and return one line per finding (none: all is well).
 
     Raises:
-        DataError: a shard or an image differs from what the manifest and the index say.
+        DataError: the folder has no manifest or index.
     """
     from fgray.data.shards import verify_shards as verify
 
     return verify(destination)
 
 
-def import_benchmark(benchmark: str, source: str, destination: str, options: Mapping[str, Any] | None = None) -> Any:
+def import_benchmark(benchmark: str, source: str, destination: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Pack a benchmark in its official layout, so that later runs read shards.
 
     Raises:
@@ -223,13 +225,16 @@ def schema() -> dict[str, Any]:
     return json_schema()
 
 
-def gc_store(store: str, runs: Sequence[str], dry_run: bool = False) -> Any:
+def gc_store(store: str, runs: Sequence[str], dry_run: bool = False) -> Collected:
     """Retire from a result store what none of the given runs needs.
 
     Args:
         store: the store's folder or s3:// prefix.
         runs: run folders that stay.
         dry_run: only say what would go.
+
+    Raises:
+        NotFound: a run has no list of what it needs, because it has not started.
     """
     from fgray.engine.gc import collect
 

@@ -1,0 +1,153 @@
+"""The command line as its users meet it: fast, teaching, one line per mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import fgray
+from fgray import verbs
+
+PROJECT = Path(__file__).resolve().parents[1]
+COMMANDS = [
+    "submit", "plan", "report", "compare", "explore", "score", "shards build", "shards verify", "import", "fetch",
+    "list benchmarks", "list models", "list metrics", "schema", "store gc", "doctor",
+]  # fmt: skip
+
+
+def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fgray", *arguments]
+    env = {**os.environ, "COLUMNS": "100", **environment}
+    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=timeout)
+
+
+def test_help_is_fast_and_light() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import fgray.cli\n"
+        "sys.argv = ['fgray', '--help']\n"
+        "try: fgray.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'transformers', 'open_clip', 'pyarrow', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "print('heavy', sorted(heavy), file=sys.stderr)\n"
+    )
+    seconds = []
+    for _ in range(5):  # other work on the machine may disturb some
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+        assert "heavy []" in done.stderr
+        assert "fgray submit configs/quickstart.yaml" in done.stdout
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("module", ["torch", "ray", "transformers", "open_clip"])
+def test_importing_the_package_is_light(module: str) -> None:
+    code = f"import sys, fgray; dir(fgray); fgray.load_config; assert {module!r} not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    if not command.startswith("list") and command != "doctor":
+        assert f"\n    fgray {command}" in done.stdout, "show an example on a line of its own"
+
+
+def test_every_verb_of_the_command_line_is_a_function() -> None:
+    assert sorted(fgray.__all__) == sorted(verbs.__all__)
+    for name in fgray.__all__:
+        assert getattr(fgray, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'mine'"):
+        fgray.mine  # noqa: B018
+
+
+def test_close_names_are_suggested() -> None:
+    assert "Did you mean 'submit'?" in run("sumbit", "x").stderr
+    assert "--output" in run("submit", "x", "--ouput", "y").stderr
+    assert run("sumbit").returncode == 2
+
+
+def test_a_mistake_is_one_line() -> None:
+    done = run("submit", "configs/quickstart.yaml", "--set", "compute.wrokers=2")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "error: unknown key 'compute.wrokers' [--set compute.wrokers=2]: did you mean 'workers'?\n"
+
+
+def test_further_mistakes_are_further_lines() -> None:
+    done = run("plan", "configs/quickstart.yaml", "--set", "limit=0", "--set", "stats.level=3")
+    assert [line[:6] for line in done.stderr.splitlines()] == ["error:", "error:"]
+
+
+def test_debugging_shows_the_traceback() -> None:
+    assert "Traceback" in run("submit", "configs/quickstart.yaml", "--set", "limit=0", FGRAY_DEBUG="1").stderr
+
+
+def test_remote_clusters_come_later() -> None:
+    done = run("submit", "configs/quickstart.yaml", "--cluster", "cluster/aws.yaml")
+    assert done.stderr == (
+        "error: only local runs are supported in this version [cluster: cluster/aws.yaml]: leave cluster out, or say local\n"
+    )
+
+
+def test_an_interrupt_is_quiet(tmp_path: Path) -> None:
+    fifo = tmp_path / "config.yaml"
+    os.mkfifo(fifo)  # reading it waits for a writer that never comes
+    command = [sys.executable, "-m", "fgray", "plan", str(fifo)]
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while "fifo_open" not in (state := Path(f"/proc/{process.pid}/wchan").read_text()) and time.monotonic() < deadline:
+        if state == "0":  # the kernel does not say where a process waits
+            time.sleep(3)
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_schema_is_json() -> None:
+    assert "EvalJob" in json.loads(run("schema").stdout)["$defs"]
+
+
+def test_lists() -> None:
+    benchmarks = run("list", "benchmarks").stdout
+    assert all(name in benchmarks for name in ("spec", "spec_style", "sugarcrepe", "retrieval", "zero_shot"))
+    assert "lite0-minilm" in run("list", "models").stdout
+    assert "mean_per_class_recall" in run("list", "metrics").stdout
+
+
+def test_doctor_never_shows_secrets() -> None:
+    secrets = {
+        "AWS_ACCESS_KEY_ID": "AKIA-hidden-1",
+        "AWS_SECRET_ACCESS_KEY": "hidden-2",
+        "AWS_ENDPOINT_URL": "http://me:hidden-3@127.0.0.1:1",
+    }
+    done = run("doctor", **secrets)
+    assert done.returncode == 0
+    assert "torch" in done.stdout
+    assert "127.0.0.1:1" in done.stdout
+    assert "hidden" not in done.stdout + done.stderr
+
+
+def test_score_gives_probabilities(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "red.png")
+    done = run("score", str(tmp_path / "red.png"), "a red square", "a blue circle", "--model", "{kind: tiny, seed: 1}")
+    rows = done.stdout.splitlines()[1:]
+    assert sum(float(row.split("%")[0]) for row in rows) == pytest.approx(100, abs=0.11)
+    assert {row.split("  ")[-1].strip() for row in rows} == {"a red square", "a blue circle"}
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    error = run("score", str(broken), "a", "--model", "tiny").stderr
+    assert error.startswith("error: cannot decode the image (")
+    assert error.count("\n") == 1
