@@ -67,7 +67,7 @@ def import_benchmark(
     """
     kind = BENCHMARKS.get(name)
     if not issubclass(kind, FolderBenchmark):
-        raise ConfigError(f"{name} makes its own data", fix="run it without importing")
+        raise ConfigError(f"{name} is not read from a folder in an official layout", fix="run it without importing")
     benchmark = kind(**dict(options or {}))
     target = open_storage(dst)
     if target.exists(PACKED_FILE):

@@ -17,6 +17,7 @@ from fgray.runs import RunFolder
 
 RED, BLUE, PURPLE = (255, 0, 0), (0, 0, 255), (255, 0, 255)
 COLOURS = {"red": RED, "blue": BLUE, "purple": PURPLE, "green": (0, 255, 0), "cyan": (0, 255, 255), "white": (255, 255, 255)}
+WORDS = ("a", "the", "red", "small", "dog", "cat", "car", "tree", "left", "right", "above", "near", "two", "three", "on", "under", "photo")
 
 
 class ColourEncoder:
@@ -91,30 +92,7 @@ def dump(path: Path, content: Any) -> None:
 
 def words(rng: random.Random, count: int = 5) -> str:
     """Return a random sentence."""
-    known = [
-        "a",
-        "the",
-        "red",
-        "small",
-        "big",
-        "dog",
-        "cat",
-        "car",
-        "tree",
-        "left",
-        "right",
-        "above",
-        "below",
-        "of",
-        "near",
-        "two",
-        "three",
-        "standing",
-        "on",
-        "under",
-        "photo",
-    ]
-    return " ".join(rng.choice(known) for _ in range(count))
+    return " ".join(rng.choice(WORDS) for _ in range(count))
 
 
 def write_spec(root: Path, subsets: dict[str, int], sets: int, seed: int = 0) -> None:
