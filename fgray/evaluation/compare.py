@@ -13,17 +13,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fgray.config.schema import StatsConfig
-from fgray.errors import DataError, did_you_mean
+from fgray.errors import DataError
+from fgray.evaluation.pairing import Pair, RunData, paired_samples, primary_metrics, shared_metrics
 from fgray.metrics.intervals import Interval, Leaves, Resampler, average_intervals, influences
 from fgray.metrics.paired import detectable_effect, holm, mcnemar_test, paired_interval, sign_flip_test
 from fgray.metrics.ranking import hit_at_k
-from fgray.metrics.spec import AnyMetric, Metric, from_dict
+from fgray.metrics.spec import AnyMetric, Metric
 from fgray.metrics.states import ClusterSums
 from fgray.metrics.summary import Tree, build_trees
-from fgray.runs import RunFolder
 
-_KEYS = ("subset", "task", "case_id")
-_FACTS = ("query", "labels", "num_candidates", "cluster_id", "category")  # what makes a case the same case, beside its keys
 _RANKS = ("greater", "tied", "tied_before", "tied_positives")
 
 
@@ -106,18 +104,18 @@ def compare_runs(run_a: str, run_b: str, stats: StatsConfig) -> Comparison:
         NotFound: a run folder lacks a file.
         DataError: no metric is shared, a shared benchmark has other cases in one run, or a metric is defined differently.
     """
-    runs = {side: _Run(uri) for side, uri in (("a", run_a), ("b", run_b))}
+    runs = {side: RunData(uri) for side, uri in (("a", run_a), ("b", run_b))}
     first, second = runs["a"], runs["b"]
     shared = [name for name in first.definitions if name in second.definitions]
     if not shared:
         raise DataError("the runs share no benchmark", where=f"{first.uri}, {second.uri}", fix="evaluate both on the same benchmarks")
-    primary = _primary(first, second)
+    primary = primary_metrics(first, second)
     differences: list[Difference] = []
     flips: list[dict[str, Any]] = []
     compared: set[str] = set()
     for benchmark in shared:
-        metrics = _shared_metrics(benchmark, first, second)
-        pair = _paired_samples(benchmark, first, second)
+        metrics = shared_metrics(benchmark, first, second)
+        pair = paired_samples(benchmark, first, second)
         differences += _differences(benchmark, metrics, pair, primary, stats)
         flips += _flips(benchmark, metrics, pair)
         compared.update(metric.name for metric in metrics)
@@ -130,77 +128,7 @@ def compare_runs(run_a: str, run_b: str, stats: StatsConfig) -> Comparison:
     return Comparison(described, stats.level, differences, flips, alone)
 
 
-class _Run:
-    """What a comparison reads of a run folder."""
-
-    def __init__(self, uri: str) -> None:
-        folder = RunFolder(uri)
-        self.uri = folder.uri
-        content = folder.read_json(RunFolder.RUN)
-        self.samples = folder.read_table(RunFolder.SAMPLES)
-        try:
-            self.name = str(content["name"])
-            self.model = str(content.get("model", {}).get("name", self.name))
-            self.benchmarks: Mapping[str, Any] = content["benchmarks"]
-            self.definitions = {name: [from_dict(item) for item in facts["metrics"]] for name, facts in self.benchmarks.items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"no run description of fgray ({error!r})", where=f"{uri}/{RunFolder.RUN}", fix="run the job again") from error
-        self.named_primary = [str(name) for name in content.get("primary") or []]
-
-    def metric_names(self) -> list[str]:
-        return [metric.name for metrics in self.definitions.values() for metric in metrics]
-
-
-def _primary(first: _Run, second: _Run) -> set[str]:
-    named = {*first.named_primary, *second.named_primary}
-    if not named:
-        return {name for run in (first, second) for facts in run.benchmarks.values() for name in facts.get("primary", [])}
-    known = {*first.metric_names(), *second.metric_names()}
-    for name in sorted(named - known):
-        raise DataError(f"primary metric '{name}' is in neither run", where="primary", fix=did_you_mean(name, known))
-    return named
-
-
-def _shared_metrics(benchmark: str, first: _Run, second: _Run) -> list[AnyMetric]:
-    others = {metric.name: metric for metric in second.definitions[benchmark]}
-    metrics = [metric for metric in first.definitions[benchmark] if metric.name in others]
-    for metric in metrics:
-        if metric != others[metric.name]:
-            fix = "run both with the same version of fgray and the same options"
-            raise DataError(f"the runs define '{metric.name}' differently ({metric} / {others[metric.name]})", where=benchmark, fix=fix)
-    return metrics
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """The same cases in both runs, row by row; the second table has the same keys in the same order."""
-
-    a: pa.Table
-    b: pa.Table
-    left_out: pa.Table  # keys of cases that one run could not score
-
-
-def _paired_samples(benchmark: str, first: _Run, second: _Run) -> _Pair:
-    tables = []
-    for run in (first, second):
-        rows = run.samples.filter(pc.equal(run.samples["benchmark"], benchmark))
-        tables.append(rows.sort_by([(key, "ascending") for key in _KEYS]).combine_chunks())
-    keys = [set(zip(*(table[key].to_pylist() for key in _KEYS), strict=True)) for table in tables]
-    if keys[0] != keys[1]:
-        both = len(keys[0] & keys[1])
-        problem = f"the runs have different cases: {len(keys[0])} in A, {len(keys[1])} in B, {both} in both"
-        raise DataError(problem, where=benchmark, fix="evaluate both on the same data with the same limit")
-    a, b = tables
-    for fact in _FACTS:
-        if not a[fact].equals(b[fact]):
-            row = next(i for i, (x, y) in enumerate(zip(a[fact].to_pylist(), b[fact].to_pylist(), strict=True)) if x != y)
-            where = f"{benchmark}, {a['subset'][row]}, {a['task'][row]}, {a['case_id'][row]}"
-            raise DataError(f"the runs disagree about a case's {fact}", where=where, fix="evaluate both on the same data")
-    scored = pc.and_(pc.is_null(a["excluded"]), pc.is_null(b["excluded"]))
-    return _Pair(a.filter(scored), b.filter(scored), a.filter(pc.invert(scored)).select(["subset", "task"]))
-
-
-def _differences(benchmark: str, metrics: list[AnyMetric], pair: _Pair, primary: set[str], stats: StatsConfig) -> list[Difference]:
+def _differences(benchmark: str, metrics: list[AnyMetric], pair: Pair, primary: set[str], stats: StatsConfig) -> list[Difference]:
     trees_a, trees_b = build_trees(pair.a, metrics), build_trees(pair.b, metrics)
     leaves = {name: _leaf_differences(trees_a[name], trees_b[name]) for name in trees_a}
     resampler = Resampler.of(pair.a, stats)
@@ -286,7 +214,7 @@ def _hits(rows: pa.Table, metric: Metric) -> NDArray[np.float64]:
     return hit_at_k(greater, tied, before, positives, metric.k, metric.ties)
 
 
-def _flips(benchmark: str, metrics: list[AnyMetric], pair: _Pair) -> list[dict[str, Any]]:
+def _flips(benchmark: str, metrics: list[AnyMetric], pair: Pair) -> list[dict[str, Any]]:
     strictest: dict[tuple[str, str], Metric] = {}
     for metric in metrics:
         if isinstance(metric, Metric):

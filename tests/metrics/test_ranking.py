@@ -81,7 +81,9 @@ def test_a_label_named_twice_counts_once() -> None:
     assert rank_counts([1.0, 1.0, 0.0], [1, 1]) == rank_counts([1.0, 1.0, 0.0], [1])
 
 
-@pytest.mark.parametrize(("candidates", "positives", "k"), [(2, 1, 1), (9, 1, 1), (25_000, 5, 10), (25_000, 1, 1), (5_000, 5_000, 1), (6, 3, 4)])
+@pytest.mark.parametrize(
+    ("candidates", "positives", "k"), [(2, 1, 1), (9, 1, 1), (25_000, 5, 10), (25_000, 1, 1), (5_000, 5_000, 1), (6, 3, 4)]
+)
 def test_chance_is_the_exact_rational(candidates: int, positives: int, k: int) -> None:
     exact = 1 - Fraction(math.comb(candidates - positives, k), math.comb(candidates, k))
     assert chance_at_k(candidates, positives, k) == pytest.approx(float(exact), rel=1e-13)

@@ -21,7 +21,9 @@ many_rows = st.lists(row_values, max_size=20)
 
 
 def state_of(values: list[tuple[str, str | None, list[float] | None]]) -> State:
-    return State.of(table([sample(str(i), cluster, scores, category=category) for i, (cluster, category, scores) in enumerate(values)]), METRIC)
+    return State.of(
+        table([sample(str(i), cluster, scores, category=category) for i, (cluster, category, scores) in enumerate(values)]), METRIC
+    )
 
 
 @given(many_rows, many_rows, many_rows)
