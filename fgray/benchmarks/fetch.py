@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fgray.benchmarks.download import download, file_digest, unzip
+from fgray.benchmarks.retrieval import SOURCES
 from fgray.benchmarks.sugarcrepe import SugarCrepe
 from fgray.errors import ConfigError, DataError, StorageError, did_you_mean
 
@@ -61,7 +62,7 @@ REMOTES: dict[str, tuple[Remote, ...]] = {
             "coco_karpathy_test.json",
             "https://storage.googleapis.com/sfr-vision-language-research/datasets/coco_karpathy_test.json",
             size=1_735_468,
-            checksum="sha256:5b202a235ee2a4e13f82b984ef9293b8e2d34f9b1f92147bf8340580f20faf15",
+            checksum="sha256:" + SOURCES["coco_karpathy"].hashes["coco_karpathy_test.json"],
         ),
         Remote("val2014.zip", f"{_COCO}/val2014.zip", checksum="md5:a3d79f5ed8d289b7a7554ce06a5782b3"),
     ),

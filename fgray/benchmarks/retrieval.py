@@ -6,14 +6,15 @@ count it (not the fraction of the right candidates). ``image_retrieval`` asks wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from fgray.benchmarks.base import BenchmarkInfo, Published
 from fgray.benchmarks.captions import Captioned, read_captions
-from fgray.benchmarks.files import find_file, find_images, open_case_images
+from fgray.benchmarks.files import find_file, find_images, open_case_images, sha256_hex
 from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream
 from fgray.data.cases import CaseSet
 from fgray.data.index import image_key
@@ -63,6 +64,7 @@ class Source:
         annotations: usual names of the caption file; ``{split}`` stands for the split.
         folders: usual names of the image folder, "" for the root.
         counts: (images, captions) of the official test split.
+        hashes: caption file of the test split -> sha256, where known.
         published: model, source, then text_retrieval R@1, 5, 10 and image_retrieval R@1, 5, 10 (None: not given).
     """
 
@@ -73,6 +75,7 @@ class Source:
     annotations: tuple[str, ...]
     folders: tuple[str, ...]
     counts: tuple[int, int] | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
     published: tuple[tuple[str, str, tuple[float | None, ...]], ...] = ()
 
 
@@ -88,6 +91,7 @@ SOURCES: dict[str, Source] = {
         annotations=("coco_karpathy_{split}.json", "coco_{split}_karpathy.json"),
         folders=("", "val2014", "images"),
         counts=(5000, 25010),
+        hashes={"coco_karpathy_test.json": "5b202a235ee2a4e13f82b984ef9293b8e2d34f9b1f92147bf8340580f20faf15"},
         published=(
             ("CLIP ViT-B/32 (openai)", _VL_COMPO, (0.5012, 0.7500, 0.8354, 0.3045, 0.5597, 0.6686)),
             ("NegCLIP ViT-B/32", _VL_COMPO, (0.5934, None, None, 0.4515, None, None)),
@@ -175,6 +179,7 @@ class Retrieval(FolderBenchmark):
             bibtex=source.bibtex,
             ties=self.info.ties,
             official_counts=counts,
+            official_hashes=source.hashes if self.split == "test" else {},
             published=published if self.split == "test" else (),
             primary=(names["text_retrieval"][0], names["image_retrieval"][0]),
         )
@@ -190,7 +195,8 @@ class Retrieval(FolderBenchmark):
         index = open_case_images(
             image_root, cache, (item.image for item in captioned), fix="unpack the images whole, or set images: FOLDER"
         )
-        return Upstream(retrieval_cases(captioned, self.dataset), index)
+        hashes = {path.rpartition("/")[2]: sha256_hex(storage.read_bytes(path))}
+        return Upstream(retrieval_cases(captioned, self.dataset), index, hashes)
 
     def metrics(self, cases: CaseSet) -> list[AnyMetric]:
         """Return recall at 1, 5 and 10 both ways."""

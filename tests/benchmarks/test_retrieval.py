@@ -82,6 +82,20 @@ def test_coco_karpathy_reads_the_official_captions(data_root: Path) -> None:
     assert found[0].image == "val2014/COCO_val2014_000000391895.jpg"
 
 
+def test_coco_karpathy_is_official_by_counts_and_hash(data_root: Path, tmp_path: Path) -> None:
+    source = data_root / "annotations/aro/coco_karpathy_test.json"
+    (tmp_path / "coco_karpathy_test.json").write_bytes(source.read_bytes())
+    (tmp_path / "val2014").mkdir()
+    for number, row in enumerate(json.loads(source.read_text())):
+        (tmp_path / row["image"]).write_bytes(number.to_bytes(4, "big"))  # never decoded here
+    loaded = Retrieval(dataset="coco_karpathy").load(str(tmp_path), str(tmp_path / "cache"))
+    assert loaded.cases.table.num_rows == 30_010
+    assert loaded.official
+    changed = source.read_text().replace("red helmet", "blue helmet", 1)
+    (tmp_path / "coco_karpathy_test.json").write_text(changed)
+    assert not Retrieval(dataset="coco_karpathy").load(str(tmp_path), str(tmp_path / "cache")).official
+
+
 FORMATS: dict[str, str] = {
     "a.json": json.dumps([{"image": "x.jpg", "caption": ["one", "two"]}, {"image": "y.jpg", "caption": ["three, with comma"]}]),
     "b.json": json.dumps(
