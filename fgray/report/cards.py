@@ -104,7 +104,9 @@ def select(samples: pa.Table, policies: Mapping[tuple[str, str, str], str]) -> t
     order = samples.select(["benchmark", "subset", "task", "case_id", "cluster_id", "margin", "excluded"]).append_column(
         "row", pa.array(np.arange(samples.num_rows))
     )
-    order = order.filter(pc.is_null(order["excluded"])).sort_by([("benchmark", "ascending"), ("subset", "ascending"), ("task", "ascending")])
+    order = order.filter(pc.is_null(order["excluded"])).sort_by(
+        [("benchmark", "ascending"), ("subset", "ascending"), ("task", "ascending")]
+    )
     keys = list(zip(*(order[name].to_pylist() for name in ("benchmark", "subset", "task")), strict=True))
     failures: list[list[int]] = []
     successes: list[list[int]] = []

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fgray.report import wording
+from fgray.report.compare import Compared, lines, names
 from fgray.report.views import Row, benchmark_views
 
 _STANDING = {"above": "green", "below": "red", "level": "dim", "unknown": ""}
@@ -38,8 +39,41 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], run: Mapping[str, An
     return table
 
 
+def comparison_table(comparison: Compared) -> Table:
+    """Return the differences of two runs as a table; ✱ marks what holds after Holm's correction.
+
+    Args:
+        comparison: what `fgray.evaluation.compare.compare_runs` returned.
+    """
+    content = comparison.to_dict()
+    called = names(content["runs"])
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption_justify="left", header_style="bold")
+    table.caption = Text(
+        f"difference: {called['b']} minus {called['a']}, in points; p: Holm's over the primary metrics, else uncorrected (u)"
+    )
+    table.add_column("metric", overflow="fold")
+    for heading in ("A %", "B %", "difference", "interval", "p", "detectable"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in lines(content):
+        item = line.facts
+        style = {"better": "green", "worse": "red", "open": ""}[line.verdict] if item["primary"] else ""
+        bounds = f"{wording.points(line.bounds[0])} to {wording.points(line.bounds[1])}" if line.bounds else wording.MISSING
+        mark = " ✱" if line.verdict != "open" else "  "
+        p_value = wording.p_value(item["p_holm"]) + mark if item["primary"] else wording.p_value(item["p_value"]) + " u"
+        detectable = f"±{wording.percent(item['detectable'])}" if item["detectable"] is not None else wording.MISSING
+        values = [wording.percent(item["value_a"]), wording.percent(item["value_b"])]
+        table.add_row(Text(item["name"]), *values, Text(wording.points(item["difference"]), style=style), bounds, p_value, detectable)
+    return table
+
+
 def _cells(row: Row) -> list[Text]:
     bounds = f"{wording.percent(row.interval[0])}–{wording.percent(row.interval[1])}" if row.interval else wording.MISSING
     right = f"{wording.number(row.correct)} / " if row.correct is not None else ""
     value = Text(wording.percent(row.value), style=f"bold {_STANDING[row.standing]}".strip())
-    return [Text("  " + row.name.partition("/")[2]), value, Text(bounds), Text(wording.percent(row.chance)), Text(right + wording.number(row.count))]
+    return [
+        Text("  " + row.name.partition("/")[2]),
+        value,
+        Text(bounds),
+        Text(wording.percent(row.chance)),
+        Text(right + wording.number(row.count)),
+    ]

@@ -133,7 +133,9 @@ def _root(parent: dict[tuple[str, str], tuple[str, str]], node: tuple[str, str])
     return node
 
 
-def _gathered(nodes: list[tuple[str, str]], facts: Mapping[tuple[str, str], Member], categories: Mapping[tuple[str, str], dict[str, None]]) -> Gathered:
+def _gathered(
+    nodes: list[tuple[str, str]], facts: Mapping[tuple[str, str], Member], categories: Mapping[tuple[str, str], dict[str, None]]
+) -> Gathered:
     claimed = {text for node in nodes for text in facts[node].right}
     members = []
     for node in nodes[:_MAX_IMAGES]:

@@ -128,7 +128,10 @@ def _benchmark(name: str, info: Mapping[str, Any], entries: Mapping[str, Any], c
     groups = []
     for subset, members in by_subset.items():
         siblings = [wording.split_name(metric)[2] for metric in members]
-        rows = [_row(metric, entries[metric], definitions.get(metric) or {}, siblings, published, str(info.get("ties") or "")) for metric in members]
+        rows = [
+            _row(metric, entries[metric], definitions.get(metric) or {}, siblings, published, str(info.get("ties") or ""))
+            for metric in members
+        ]
         groups.append(Group(subset, rows))
     return BenchmarkView(
         name=name,
@@ -142,7 +145,9 @@ def _benchmark(name: str, info: Mapping[str, Any], entries: Mapping[str, Any], c
     )
 
 
-def _row(name: str, entry: Mapping[str, Any], definition: Mapping[str, Any], siblings: list[str], published: list[Mapping[str, Any]], ties: str) -> Row:
+def _row(
+    name: str, entry: Mapping[str, Any], definition: Mapping[str, Any], siblings: list[str], published: list[Mapping[str, Any]], ties: str
+) -> Row:
     benchmark, subset, metric = wording.split_name(name)
     return Row(
         name=name,
@@ -202,7 +207,11 @@ def verdict(model: str, views: list[BenchmarkView], level: float = 0.95) -> str:
         return f"{model} has no scored metric."
     if len(told) == 1:
         view, row = told[0]
-        bounds = f"{wording.percent(level).removesuffix('.0')} % interval {wording.percent(row.interval[0])}–{wording.percent(row.interval[1])}, " if row.interval else ""
+        bounds = (
+            f"{wording.percent(level).removesuffix('.0')} % interval {wording.percent(row.interval[0])}–{wording.percent(row.interval[1])}, "
+            if row.interval
+            else ""
+        )
         start = f"{model} scores {wording.percent(row.value)} % on “{view.title}” ({bounds}chance {wording.percent(row.chance)} %)"
     else:
         parts = [f"{wording.percent(row.value)} % on “{view.title}” (chance {wording.percent(row.chance)} %)" for view, row in told]
@@ -215,5 +224,9 @@ def verdict(model: str, views: list[BenchmarkView], level: float = 0.95) -> str:
         return f"{start}; none of its {len(single)} single scores lies clearly above chance."
     best = max(above, key=lambda row: (row.value or 0.0) - (row.chance or 0.0))
     lead = f"{wording.points((best.value or 0.0) - (best.chance or 0.0))} points"
-    much = f"all {len(single)} single scores lie" if len(above) == len(single) else f"{len(above)} of {len(single)} single scores {'lies' if len(above) == 1 else 'lie'}"
+    much = (
+        f"all {len(single)} single scores lie"
+        if len(above) == len(single)
+        else f"{len(above)} of {len(single)} single scores {'lies' if len(above) == 1 else 'lie'}"
+    )
     return f"{start}; {much} clearly above chance, farthest in {best.title[:1].lower()}{best.title[1:]} ({lead})."

@@ -72,6 +72,13 @@ def points(value: float | None) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
+def p_value(value: float | None) -> str:
+    """Return a p value with three decimals, or as smaller than the smallest of these."""
+    if value is None:
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def score(value: float | None) -> str:
     """Return a score or margin with four decimals and a true minus; tiny ones in powers of ten."""
     if value is None:
@@ -84,6 +91,7 @@ def number(value: float | int | None) -> str:
     """Return a count with thousands separators; halves of ties keep one decimal."""
     if value is None:
         return MISSING
+    value += 0.0  # no negative zero
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 

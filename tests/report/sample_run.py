@@ -23,7 +23,7 @@ WORDINGS = {
 }
 HOSTILE = [
     "<script>document.title='owned'</script> a dog",
-    "\"quoted\" 'single' & <b>bold</b> onerror=\"alert(1)\" {{ 7*7 }}",
+    '"quoted" \'single\' & <b>bold</b> onerror="alert(1)" {{ 7*7 }}',
     "כלב שחור רץ על הדשא الكلب يركض",
     "pneumonoultramicroscopicsilicovolcanoconiosis" * 30,
     "a very long caption about a dog " * 120,
@@ -68,9 +68,9 @@ def entry(value: float, count: int, chance: float, **fields: Any) -> dict[str, A
     return {**plain, "excluded": 0, "near_ties": 0, "clusters": count // 2, **fields}
 
 
-def spec_style_samples(keys: list[str], cases: int) -> list[dict[str, Any]]:
+def spec_style_samples(keys: list[str], cases: int, seed: int = 0, skill: float = 0.02) -> list[dict[str, Any]]:
     """Both directions of the six subsets; every photograph stands for a composed picture."""
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     rows = []
     for number, (subset, texts) in enumerate(WORDINGS.items()):
         size = len(texts)
@@ -79,7 +79,7 @@ def spec_style_samples(keys: list[str], cases: int) -> list[dict[str, Any]]:
             for position in range(size):
                 for task, kinds in (("i2t", ("image", "text")), ("t2i", ("text", "image"))):
                     scores = [float(value) for value in draw.normal(0.24, 0.02, size)]
-                    scores[position] += 0.02
+                    scores[position] += skill
                     query, candidates = (images[position], texts) if task == "i2t" else (texts[position], images)
                     fields = {"query_kind": kinds[0], "query": query, "candidate_kind": kinds[1], "candidates": candidates}
                     rows.append(sample("spec_style", subset, task, f"{case:04d}-{position}", scores, position, **fields))
@@ -89,15 +89,33 @@ def spec_style_samples(keys: list[str], cases: int) -> list[dict[str, Any]]:
 def spec_style_metrics() -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Definitions, entries and controls in the shape that an evaluation writes."""
     definitions, entries, controls = [], {}, {}
-    values = {"absolute_size": 0.41, "relative_size": 0.335, "absolute_spatial": 0.118, "relative_spatial": 0.26, "existence": 0.72, "count": 0.16}
+    values = {
+        "absolute_size": 0.41,
+        "relative_size": 0.335,
+        "absolute_spatial": 0.118,
+        "relative_spatial": 0.26,
+        "existence": 0.72,
+        "count": 0.16,
+    }
     for subset, texts in WORDINGS.items():
         chance = 1 / len(texts)
         for task, shift in (("i2t", 0.02), ("t2i", -0.02)):
             name = f"spec_style/{subset}/{task}_accuracy"
-            definitions.append({"type": "metric", "name": name, "subset": subset, "task": task, "k": 1, "ties": "first", "per_category": False})
+            definitions.append(
+                {"type": "metric", "name": name, "subset": subset, "task": task, "k": 1, "ties": "first", "per_category": False}
+            )
             entries[name] = entry(values[subset] + shift, 180, chance)
-            controls[f"spec_style/{subset}/pixel_oracle_{task}_accuracy"] = {"value": 1.0, "count": 180, "correct": 180, "chance": chance, "note": "differences to the background"}
-            controls[f"spec_style/{subset}/shuffled_{task}_accuracy"] = {**entry(chance + shift / 2, 180, chance), "note": "labels drawn at random: must lie at chance"}
+            controls[f"spec_style/{subset}/pixel_oracle_{task}_accuracy"] = {
+                "value": 1.0,
+                "count": 180,
+                "correct": 180,
+                "chance": chance,
+                "note": "differences to the background",
+            }
+            controls[f"spec_style/{subset}/shuffled_{task}_accuracy"] = {
+                **entry(chance + shift / 2, 180, chance),
+                "note": "labels drawn at random: must lie at chance",
+            }
         parts = [f"spec_style/{subset}/{task}_accuracy" for task in ("i2t", "t2i")]
         definitions.append({"type": "macro", "name": f"spec_style/{subset}/accuracy", "parts": parts})
         entries[f"spec_style/{subset}/accuracy"] = entry(values[subset], 360, chance, correct=None)
@@ -133,16 +151,18 @@ def benchmark(title: str, **fields: Any) -> dict[str, Any]:
     return {**plain, "notes": [], "counts": {}, "ties": "first", "published": [], "primary": [], "metrics": [], **fields}
 
 
-def write_sample_run(root: Path, folder: Path, cases: int = 3, hostile: bool = True, both: bool = True) -> RunFolder:
+def write_sample_run(root: Path, folder: Path, cases: int = 3, hostile: bool = True, both: bool = True, **better: Any) -> RunFolder:
     """Write the run folder and return it; image keys are paths below the data root."""
     captions = [{**row, "image": f"flickr8k/{row['image']}"} for row in caption_rows(root)]
     keys = sorted(path.relative_to(root).as_posix() for path in (root / "coco128" / "val2017").glob("*.jpg"))
     definitions, entries, controls = spec_style_metrics()
-    rows = spec_style_samples(keys, cases)
+    rows = spec_style_samples(keys, cases, **better)
     nearly, tied = rows[1], rows[3]
     nearly["margin"] = 2e-6
     tied.update(scores=[0.25] * 3, prediction=0, greater=0, tied=2, tied_before=tied["labels"][0], margin=0.0)
-    rows[5].update(excluded="query image is quarantined", scores=None, prediction=None, greater=None, tied=None, tied_before=None, margin=None)
+    rows[5].update(
+        excluded="query image is quarantined", scores=None, prediction=None, greater=None, tied=None, tied_before=None, margin=None
+    )
     published = [{"model": "CLIP ViT-B/32", "source": "the benchmark's repository", "values": {"spec_style/existence/i2t_accuracy": 0.57}}]
     benchmarks = {
         "spec_style": benchmark("SPEC-style, not SPEC", metrics=definitions, published=published, primary=["spec_style/macro/accuracy"])
@@ -150,16 +170,26 @@ def write_sample_run(root: Path, folder: Path, cases: int = 3, hostile: bool = T
     if both:
         rows += retrieval_samples(captions, hostile)
         name = "retrieval/flickr8k/image_retrieval_recall@"
-        made = [{"type": "metric", "name": f"{name}{k}", "subset": "flickr8k", "task": "image_retrieval", "k": k, "ties": "wrong"} for k in (1, 5, 10)]
+        made = [
+            {"type": "metric", "name": f"{name}{k}", "subset": "flickr8k", "task": "image_retrieval", "k": k, "ties": "wrong"}
+            for k in (1, 5, 10)
+        ]
         tables = [{"model": "CLIP ViT-L/14", "source": "its paper, table 3", "values": {f"{name}1": 0.611}}]
         fields = {"official": True, "licence": "research only", "published": tables, "metrics": made, "url": "javascript:alert(1)"}
         benchmarks["retrieval"] = benchmark("Flickr8k retrieval", **fields)
-        entries |= {f"{name}{k}": entry(value, 2500, k / 500, ties="wrong", near_ties=3) for k, value in ((1, 0.12), (5, 0.28), (10, 0.396))}
-    card = {"name": "lite0-minilm", "kind": "lite0-minilm", "architecture": "EfficientNet-Lite0 + MiniLM, centred ConSE", "weights": "ImageNet-1k; all-MiniLM-L6-v2"}
+        entries |= {
+            f"{name}{k}": entry(value, 2500, k / 500, ties="wrong", near_ties=3) for k, value in ((1, 0.12), (5, 0.28), (10, 0.396))
+        }
+    card = {
+        "name": "lite0-minilm",
+        "kind": "lite0-minilm",
+        "architecture": "EfficientNet-Lite0 + MiniLM, centred ConSE",
+        "weights": "ImageNet-1k; all-MiniLM-L6-v2",
+    }
     card |= {"activation": "relu6", "dtype": "fp32", "image_size": [224, 224], "context_length": 256, "notes": ["Not a pretrained CLIP."]}
     card["preprocess"] = {"resize": "short side 224, bicubic", "crop": "centre", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
     run = {
-        "name": "quickstart",
+        "name": f"quickstart{better.get('seed', '')}",
         "job": "eval",
         "created_by": "fgray 0.1.0",
         "config": {"job": "eval", "name": "quickstart", "model": {"kind": "lite0-minilm"}, "stats": {"level": 0.95}},
@@ -171,8 +201,19 @@ def write_sample_run(root: Path, folder: Path, cases: int = 3, hostile: bool = T
     }
     made = RunFolder(str(folder))
     made.write_json(made.RUN, run)
-    made.write_json(made.METRICS, {"fingerprints": {"config": "ab" * 32, "data": {"spec_style": "cd" * 32}}, "metrics": entries, "controls": controls})
-    made.write_table(made.SAMPLES, pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA).sort_by([(c, "ascending") for c in ("benchmark", "subset", "task", "case_id")]))
-    broken = {"benchmark": "spec_style", "key": "count/007/<img src=x onerror=alert(1)>", "shard": "count.tar", "stage": "decode", "error": "truncated file"}
+    made.write_json(
+        made.METRICS, {"fingerprints": {"config": "ab" * 32, "data": {"spec_style": "cd" * 32}}, "metrics": entries, "controls": controls}
+    )
+    made.write_table(
+        made.SAMPLES,
+        pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA).sort_by([(c, "ascending") for c in ("benchmark", "subset", "task", "case_id")]),
+    )
+    broken = {
+        "benchmark": "spec_style",
+        "key": "count/007/<img src=x onerror=alert(1)>",
+        "shard": "count.tar",
+        "stage": "decode",
+        "error": "truncated file",
+    }
     made.write_table(made.QUARANTINE, pa.Table.from_pylist([broken], schema=QUARANTINE_SCHEMA))
     return made

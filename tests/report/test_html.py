@@ -44,7 +44,11 @@ def row_of(card: Tag, samples: dict[tuple[str, str], dict[str, Any]]) -> dict[st
 
 def test_every_metric_stands_in_the_table(soup: BeautifulSoup, run_folder: RunFolder) -> None:
     entries = run_folder.read_json("metrics.json")["metrics"]
-    rows = {str(row.th["title"]): [text(cell) for cell in row.select("td")] for row in soup.select("#table table.numbers tbody tr") if row.th.get("title")}
+    rows = {
+        str(row.th["title"]): [text(cell) for cell in row.select("td")]
+        for row in soup.select("#table table.numbers tbody tr")
+        if row.th.get("title")
+    }
     assert rows.keys() == entries.keys()
     for name, entry in entries.items():
         low, high = entry["ci95"]
@@ -88,7 +92,9 @@ def test_unofficial_data_is_named_and_gets_no_published_number(soup: BeautifulSo
     assert "57.0" not in text(soup.select_one('#table th[title="spec_style/existence/i2t_accuracy"]').parent)
 
 
-def test_one_unofficial_benchmark_gives_the_report_its_title(data_root: Path, load_image: Callable[[str, str], bytes], tmp_path: Path) -> None:
+def test_one_unofficial_benchmark_gives_the_report_its_title(
+    data_root: Path, load_image: Callable[[str, str], bytes], tmp_path: Path
+) -> None:
     from tests.report.sample_run import write_sample_run
 
     folder = write_sample_run(data_root, tmp_path, cases=1, both=False)
@@ -125,7 +131,11 @@ def test_cards_show_what_the_samples_hold(soup: BeautifulSoup, samples: dict[tup
 def test_failures_begin_with_the_worst_margin(soup: BeautifulSoup, samples: dict[tuple[str, str], dict[str, Any]]) -> None:
     shown = [(card["data-benchmark"], text(card.select_one(".id"))) for card in cards(soup) if card["data-outcome"] == "failure"]
     for group in {(row["benchmark"], row["subset"], row["task"]) for row in samples.values()}:
-        wrong = [key for key, row in samples.items() if (row["benchmark"], row["subset"], row["task"]) == group and row["margin"] is not None and row["margin"] < 0]
+        wrong = [
+            key
+            for key, row in samples.items()
+            if (row["benchmark"], row["subset"], row["task"]) == group and row["margin"] is not None and row["margin"] < 0
+        ]
         mine = [key for key in shown if key in wrong]
         assert len(mine) == min(len(wrong), 6)
         assert not wrong or mine[0] == min(wrong, key=lambda key: (samples[key]["margin"], key))
@@ -152,7 +162,16 @@ def test_pictures_are_real_and_have_alternative_texts(soup: BeautifulSoup) -> No
 def test_quarantine_and_provenance_are_shown(soup: BeautifulSoup) -> None:
     assert [text(cell) for cell in soup.select("#quarantine tbody td")] == ["spec_style", "count.tar", "decode", "truncated file"]
     told = text(soup.select_one("#provenance"))
-    for fact in ("EfficientNet-Lite0 + MiniLM, centred ConSE", "Not a pretrained CLIP.", "5f1d" * 16, "cd" * 32, "224 × 224 px", "CC BY 4.0", "@inproceedings{spec,", "2.14.0"):
+    for fact in (
+        "EfficientNet-Lite0 + MiniLM, centred ConSE",
+        "Not a pretrained CLIP.",
+        "5f1d" * 16,
+        "cd" * 32,
+        "224 × 224 px",
+        "CC BY 4.0",
+        "@inproceedings{spec,",
+        "2.14.0",
+    ):
         assert fact in told
 
 
