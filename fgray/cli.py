@@ -208,7 +208,7 @@ def fetch(
 @listing.command("benchmarks")
 def list_benchmarks() -> None:
     """List what models can be evaluated on."""
-    show.table(fgray.list_benchmarks())
+    show.table(fgray.list_benchmarks(), columns=("name", "title", "summary"))
 
 
 @listing.command("models")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,8 @@ def comparison(value: Comparison, page: str | None) -> None:
             "B": f"{item.value_b:.1%}",
             "B - A": f"{100 * item.difference:+.1f}",
             f"{value.level:.0%} interval": f"{100 * item.interval[0]:+.1f} to {100 * item.interval[1]:+.1f}",
-            "p": f"{item.p_value:.3g} (uncorrected)" if item.p_holm is None else f"{item.p_holm:.3g} (Holm)",
+            "p": f"{item.p_value:.3g}",
+            "p (Holm)": "uncorrected" if item.p_holm is None else f"{item.p_holm:.3g}",
             "detectable": "" if item.detectable is None else f"{100 * item.detectable:.1f}",
             "cases": f"{item.count:,}",
         }
@@ -78,15 +80,16 @@ def findings(rows: Sequence[Any]) -> None:
     table([row._asdict() for row in rows])
 
 
-def table(rows: Sequence[Mapping[str, str]]) -> None:
-    """Print rows under the names of their fields."""
+def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str] | None = None) -> None:
+    """Print rows under the names of their fields, or of some of them."""
     from rich.table import Table
 
     found = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0] if rows else ():
-        found.add_column(name, overflow="fold")
+    names = columns or list(rows[0] if rows else ())
+    for name in names:
+        found.add_column(name, overflow="fold", no_wrap=name != names[-1])  # the last one holds prose
     for row in rows:
-        found.add_row(*row.values())
+        found.add_row(*(row[name] for name in names))
     _print(found)
 
 
@@ -130,4 +133,7 @@ def model(kind: str, config: str | None) -> Any:
 def _print(content: Any) -> None:
     from rich.console import Console
 
-    Console().print(content)
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160  # a file or pipe has no width; names must stay whole for grep
+    console.print(content)
