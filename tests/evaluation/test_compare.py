@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -86,6 +87,17 @@ def test_macro_flips_both_tasks_of_a_cluster_together(tmp_path: Path) -> None:
     assert items[BOTH.name].clusters == 8
     assert items[BOTH.name].interval[0] < 5 / 8 < items[BOTH.name].interval[1]
     assert items[I2T.name].test == "mcnemar exact"
+
+
+def test_parts_of_a_macro_flip_with_their_weights(tmp_path: Path) -> None:
+    # i2t weighs 3/4 (alone and within the inner mean), t2i 1/4; i2t gains in two clusters, t2i loses in three others.
+    a = [right(f"{task}{c}", str(c), task == "t2i", task=task) for c in range(8) for task in ("i2t", "t2i")]
+    b = [right(f"{task}{c}", str(c), c < 2 if task == "i2t" else c < 5, task=task) for c in range(8) for task in ("i2t", "t2i")]
+    item = compare(tmp_path, a, b, I2T, T2I, BOTH, Macro("toy/outer", (BOTH.name, I2T.name))).metrics[-1]
+    changes = [3, 3, -1, -1, -1]
+    patterns = [sum(s * c for s, c in zip(signs, changes, strict=True)) for signs in itertools.product([1, -1], repeat=5)]
+    assert item.p_value == sum(abs(value) >= 3 for value in patterns) / 32
+    assert item.difference == pytest.approx(3 / 4 * 2 / 8 - 1 / 4 * 3 / 8)
 
 
 def test_holm_covers_the_primary_metrics_and_only_them(tmp_path: Path) -> None:

@@ -60,23 +60,25 @@ def test_edges_of_a_proportion() -> None:
 
 @pytest.mark.parametrize("sizes", ["equal", "unequal"])
 def test_averages_agree_with_scipys_bca(sizes: str) -> None:
+    # Nearly all right: the distribution is skewed, so bias and acceleration move the ends.
     random = np.random.default_rng(3)
-    clusters = 150
-    counts = np.full((2, clusters), 3.0) if sizes == "equal" else random.integers(1, 6, (2, clusters)).astype(float)
-    quality = random.beta(4, 1, clusters)
-    hits = random.binomial(counts.astype(int), quality).astype(float)
+    clusters = 80
+    counts = np.full((2, clusters), 3.0) if sizes == "equal" else random.integers(2, 5, (2, clusters)).astype(float)
+    hits = random.binomial(counts.astype(int), random.beta(1.8, 0.15, clusters)).astype(float)
 
     def statistic(rows: np.ndarray, axis: int = -1) -> np.ndarray:
         n0, n1, h0, h1 = (np.take(values, rows.astype(int)) for values in (counts[0], counts[1], hits[0], hits[1]))
         return (h0.sum(axis) / n0.sum(axis) + h1.sum(axis) / n1.sum(axis)) / 2
 
-    expected = reference.bootstrap(
-        (np.arange(clusters),), statistic, n_resamples=20_000, method="BCa", random_state=np.random.default_rng(0), batch=1000
-    ).confidence_interval
+    def scipys(method: str) -> np.ndarray:
+        data, random = (np.arange(clusters),), np.random.default_rng(0)
+        return np.array(reference.bootstrap(data, statistic, n_resamples=20_000, method=method, rng=random, batch=1000).confidence_interval)
+
+    expected = scipys("BCa")
     leaves = {"m": [(0.5, sums(counts[0], hits[0])), (0.5, sums(counts[1], hits[1]))]}
-    found = average_intervals(leaves, one_stratum(clusters, 20_000), 0.95)["m"]
-    width = expected.high - expected.low
-    assert found == pytest.approx((expected.low, expected.high), abs=0.05 * width)
+    found = np.array(average_intervals(leaves, one_stratum(clusters, 20_000), 0.95)["m"])
+    corrections = scipys("percentile") - expected
+    assert (np.abs(found - expected) < 0.4 * np.abs(corrections)).all()  # a wrong sign of either correction is off by one or more
 
 
 def test_strata_are_subsets_joined_by_shared_clusters() -> None:
