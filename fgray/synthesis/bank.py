@@ -87,13 +87,18 @@ class ObjectBank:
 
     def scaled(self, cut_out: CutOut, longest: int) -> Image.Image:
         """Return a cut-out resized so that its longer side is `longest` px (RGBA, alpha-weighted Lanczos)."""
-        return self.image(cut_out).convert("RGBa").resize(cut_out.extent(longest), Image.Resampling.LANCZOS).convert("RGBA")
+        return _scaled(self.folder / cut_out.file, cut_out.extent(longest))
 
 
 @functools.lru_cache(maxsize=256)
 def _open(path: Path, mode: str) -> Image.Image:
     with Image.open(path) as image:
         return image.convert(mode)
+
+
+@functools.lru_cache(maxsize=64)
+def _scaled(path: Path, size: tuple[int, int]) -> Image.Image:
+    return _open(path, "RGBA").convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
 
 
 @functools.lru_cache(maxsize=1)

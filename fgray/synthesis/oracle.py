@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,18 @@ class Blob:
         return max(self.width, self.height)
 
 
-def find_blobs(image: Image.Image, empty: Image.Image) -> list[Blob]:
-    """Return the regions in which `image` differs from `empty`, largest first.
+def halved(image: Image.Image) -> np.ndarray:
+    """Return the pixels at half size, float32 [height, width, 3] in 0…255: averaging takes most of JPEG's noise away."""
+    return np.asarray(image.convert("RGB").reduce(2), dtype=np.float32)
 
-    Both are halved first, which averages JPEG noise. Small regions beside a much larger one are debris at its
-    edges and left out.
+
+def find_blobs(pixels: np.ndarray, empty: np.ndarray) -> list[Blob]:
+    """Return the regions in which an image differs from its empty canvas (both as `halved` gives them), largest first.
+
+    Small regions beside a much larger one are debris at its edges and left out.
     """
-    pixels = _halved(image)
-    changed = np.abs(pixels - _halved(empty)).max(axis=2) > DIFFERENCE
+    difference = np.abs(pixels - empty) > DIFFERENCE
+    changed = difference[..., 0] | difference[..., 1] | difference[..., 2]
     closed = ndimage.binary_closing(np.pad(changed, 4), ndimage.generate_binary_structure(2, 1), iterations=2)[4:-4, 4:-4]
     labels, _ = ndimage.label(ndimage.binary_fill_holes(closed), structure=np.ones((3, 3)))
     areas = np.bincount(labels.ravel())
@@ -83,10 +87,6 @@ def find_blobs(image: Image.Image, empty: Image.Image) -> list[Blob]:
             )
         )
     return sorted(blobs, key=lambda blob: -blob.width * blob.height)
-
-
-def _halved(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB").reduce(2), dtype=np.float32)
 
 
 def _square(array: np.ndarray) -> np.ndarray:
@@ -207,28 +207,32 @@ def answer(read: Read, bank: ObjectBank, subsets: Sequence[str]) -> dict[str, di
     oracle = Oracle(bank)
     entries: dict[str, dict[str, Any]] = {}
     for subset in subsets:
-
-        @cache
-        def blobs(name: str, subset: str = subset) -> list[Blob]:
-            case = name.rpartition("/")[2].partition("-")[0]
-            image, empty = (_open(read(path)) for path in (f"{subset}/{name}", f"backgrounds/{subset}/{case}.jpg"))
-            return find_blobs(image, empty)
-
-        for task, file in (("i2t", "image2text"), ("t2i", "text2image")):
-            rows = json.loads(read(f"{subset}/{file}.json"))
-            correct = 0
-            for row in rows:
-                pairs = [(row["query"], key) if task == "i2t" else (key, row["query"]) for key in row["keys"]]
-                correct += int(np.argmax([oracle.score(blobs(image), text) for image, text in pairs])) == row["label"]
-            entries[f"spec_style/{subset}/oracle_{task}_accuracy"] = {
-                "value": correct / len(rows),
-                "count": len(rows),
-                "correct": correct,
-                "chance": 1 / len(rows[0]["keys"]),
-                "note": "answered from pixel differences to the empty background, without labels",
-            }
+        entries.update(_answer_subset(oracle, read, subset))
     return entries
 
 
-def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data))
+def _answer_subset(oracle: Oracle, read: Read, subset: str) -> dict[str, dict[str, Any]]:
+    @lru_cache(maxsize=32)
+    def pixels(path: str) -> np.ndarray:
+        return halved(Image.open(io.BytesIO(read(path))))
+
+    @lru_cache(maxsize=1024)
+    def blobs(name: str) -> list[Blob]:
+        case = name.rpartition("/")[2].partition("-")[0]
+        return find_blobs(pixels(f"{subset}/{name}"), pixels(f"backgrounds/{subset}/{case}.jpg"))
+
+    entries = {}
+    for task, file in (("i2t", "image2text"), ("t2i", "text2image")):
+        rows = json.loads(read(f"{subset}/{file}.json"))
+        correct = 0
+        for row in rows:
+            pairs = [(row["query"], key) if task == "i2t" else (key, row["query"]) for key in row["keys"]]
+            correct += int(np.argmax([oracle.score(blobs(image), text) for image, text in pairs])) == row["label"]
+        entries[f"spec_style/{subset}/oracle_{task}_accuracy"] = {
+            "value": correct / len(rows),
+            "count": len(rows),
+            "correct": correct,
+            "chance": 1 / len(rows[0]["keys"]),
+            "note": "answered from pixel differences to the empty background, without labels",
+        }
+    return entries
