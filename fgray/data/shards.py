@@ -74,6 +74,7 @@ def build_shards(source: Source | str, dst: str, format: ShardFormat = "tar", sh
         for row, (record, (offset, length)) in enumerate(zip(records, places, strict=True)):
             digest = hashlib.sha256(record.data).digest()
             rows.append({"key": record.key, "shard": name, "row": row, "offset": offset, "length": length, "sha256": digest})
+        del records, record, data  # before the next shard's images are read
     if not shards:
         raise DataError("the source holds no images", where=storage.uri, fix="check its path")
     names = {shard["shard"] for shard in shards}

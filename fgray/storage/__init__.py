@@ -6,7 +6,6 @@ from fgray.errors import StorageError
 from fgray.storage.base import FileInfo, Storage
 from fgray.storage.local import LocalStorage
 from fgray.storage.ranged import RangedFile
-from fgray.storage.s3 import S3Storage
 
 __all__ = ["FileInfo", "RangedFile", "Storage", "open_storage"]
 
@@ -26,5 +25,7 @@ def open_storage(uri: str) -> Storage:
     if scheme == "file":
         return LocalStorage(rest)
     if scheme == "s3":
+        from fgray.storage.s3 import S3Storage  # pyarrow's import takes a fifth of a second
+
         return S3Storage(rest)
     raise StorageError(f"no storage speaks '{scheme}://'", fix="give a local path, file://… or s3://bucket/prefix")

@@ -32,7 +32,11 @@ def ceph_server() -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture(params=["juicefs", "ceph"])
+# The groups keep the tests of one server in one pytest-xdist worker, so that it starts once.
+SERVERS = [pytest.param(name, marks=[pytest.mark.s3, pytest.mark.xdist_group(name)]) for name in ("juicefs", "ceph")]
+
+
+@pytest.fixture(params=SERVERS)
 def s3_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """Each real S3 server in turn; the environment of this process points at it."""
     server: S3Server = request.getfixturevalue(f"{request.param}_server")
