@@ -64,8 +64,8 @@ class Progress:
         elif self.units and kind is None:
             self._say(self._line())
 
-    def committed(self, items: int, receipt: Receipt) -> None:
-        """Count a committed unit."""
+    def committed(self, kind: str, items: int, receipt: Receipt) -> None:
+        """Count a committed unit of a request kind."""
         now = time.monotonic()
         if self.first_commit_seconds is None:
             self.first_commit_seconds, self._first_items = now - self._start, items
@@ -77,6 +77,7 @@ class Progress:
             json.dumps(
                 {
                     "event": "unit",
+                    "kind": kind,
                     "items": items,
                     "errors": receipt.errors,
                     "seconds": _rounded(receipt.seconds),

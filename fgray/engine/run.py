@@ -31,13 +31,13 @@ def run_units(
         for receipt in _runner(runner)(queue, stages, store, numerics):
             unit = queue[receipt.unit]
             if receipt.died is None:
-                progress.committed(unit.items.num_rows, receipt)
+                progress.committed(unit.kind, unit.items.num_rows, receipt)
             elif unit.items.num_rows > 1:
                 again += unit.halves()
                 progress.split(unit.items.num_rows, receipt.died)
             else:
                 store.commit(unit.kind, died_part(unit.items, receipt.died), numerics)
-                progress.committed(1, receipt)
+                progress.committed(unit.kind, 1, receipt)
         queue = again
 
 

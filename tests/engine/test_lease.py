@@ -45,7 +45,9 @@ def test_a_killed_holder_on_this_host_is_replaced_at_once(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("silent_seconds", "refused"), [(5, True), (3600, False)])
 def test_a_holder_on_another_host_is_replaced_only_when_silent(tmp_path: Path, silent_seconds: float, refused: bool) -> None:
     storage = open_storage(str(tmp_path))
-    storage.write_bytes(LOCK, json.dumps({"id": "x", "host": "elsewhere", "pid": 1, "started": "1", "beat": time.time() - silent_seconds}).encode())
+    storage.write_bytes(
+        LOCK, json.dumps({"id": "x", "host": "elsewhere", "pid": 1, "started": "1", "beat": time.time() - silent_seconds}).encode()
+    )
     if refused:
         with pytest.raises(RunError, match="process 1 on elsewhere"), run_lease(storage):
             pass

@@ -101,7 +101,10 @@ def test_a_damaged_image_is_quarantined_and_its_cases_are_left_out(tmp_path: Pat
     job = job_of(data, tmp_path / "run", benchmarks=only, data={"root": str(data), "max_corrupt_fraction": 0.2})
     metrics = evaluate(job).metrics
     quarantine = pq.read_table(tmp_path / "run" / "quarantine.parquet").to_pylist()
-    assert [(row["key"], row["stage"]) for row in quarantine] == [("existence/images/001_1", "decode"), ("existence/images/002_0", "decode")]
+    assert [(row["key"], row["stage"]) for row in quarantine] == [
+        ("existence/images/001_1", "decode"),
+        ("existence/images/002_0", "decode"),
+    ]
     assert all(row["error"] for row in quarantine)
     # I2T: 4 of 6 queries have an image; T2I: the two texts of cases 1 and 2 lack a candidate each.
     assert (metrics["spec/existence/i2t_accuracy"]["count"], metrics["spec/existence/i2t_accuracy"]["excluded"]) == (4, 2)
@@ -156,8 +159,13 @@ def test_batch_and_unit_sizes_of_an_interrupted_run_are_kept(tmp_path: Path) -> 
 def test_garbage_collection_keeps_what_named_runs_read(tmp_path: Path) -> None:
     data = write_spec(tmp_path / "data")
     store = str(tmp_path / "store")
-    subsets = {name: job_of(data, tmp_path / name, benchmarks=[{"name": "spec", "subsets": [name]}], store=store) for name in ("existence", "count")}
-    other = job_of(data, tmp_path / "other", model={"kind": "tiny", "seed": 1}, store=store, benchmarks=[{"name": "spec", "subsets": ["existence"]}])
+    subsets = {
+        name: job_of(data, tmp_path / name, benchmarks=[{"name": "spec", "subsets": [name]}], store=store)
+        for name in ("existence", "count")
+    }
+    other = job_of(
+        data, tmp_path / "other", model={"kind": "tiny", "seed": 1}, store=store, benchmarks=[{"name": "spec", "subsets": ["existence"]}]
+    )
     for job in (*subsets.values(), other):
         evaluate(job)
     before = parts(tmp_path / "store")
