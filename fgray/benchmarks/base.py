@@ -32,7 +32,7 @@ class BenchmarkInfo:
     """The facts that a report shows beside a benchmark's numbers.
 
     Attributes:
-        name: registry name, the first part of its metric names.
+        name: what its metric names begin with: the registry name, or NAME/DATASET where one benchmark reads several data sets.
         title: as its authors call it.
         summary: one line on what it measures.
         url, licence, bibtex: where it comes from, under which terms, how to cite it.

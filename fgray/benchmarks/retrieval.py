@@ -171,7 +171,7 @@ class Retrieval(FolderBenchmark):
         if source.counts is not None and self.split == "test":
             counts = {f"{self.dataset}/text_retrieval": source.counts[0], f"{self.dataset}/image_retrieval": source.counts[1]}
         return BenchmarkInfo(
-            name=self.info.name,
+            name=f"{self.info.name}/{self.dataset}",
             title=source.title,
             summary=self.info.summary,
             url=source.url or self.info.url,

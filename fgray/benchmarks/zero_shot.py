@@ -98,7 +98,7 @@ class ZeroShot(FolderBenchmark):
             hashes = {"prompts": prompts}
             published = [Published("CLIP ViT-B/32 (openai)", _CLIP_BENCHMARK, {metric: accuracy})]
         return BenchmarkInfo(
-            name=self.info.name,
+            name=f"{self.info.name}/{self.dataset}",
             title=f"Zero-shot classification, {self.dataset}",
             summary=self.info.summary,
             url=self.info.url,
