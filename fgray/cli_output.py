@@ -35,27 +35,9 @@ def report(run: str, page: str) -> None:
 
 def comparison(value: Comparison, page: str | None) -> None:
     """Print what two runs differ in."""
-    for side in ("a", "b"):
-        print(f"{side.upper()}: {value.runs[side]['name']} ({value.runs[side]['model']})")
-    rows = [
-        {
-            "metric": item.name,
-            "A": f"{item.value_a:.1%}",
-            "B": f"{item.value_b:.1%}",
-            "B - A": f"{100 * item.difference:+.1f}",
-            f"{value.level:.0%} interval": f"{100 * item.interval[0]:+.1f} to {100 * item.interval[1]:+.1f}",
-            "p": f"{item.p_value:.3g}",
-            "p (Holm)": "uncorrected" if item.p_holm is None else f"{item.p_holm:.3g}",
-            "detectable": "" if item.detectable is None else f"{100 * item.detectable:.1f}",
-            "cases": f"{item.count:,}",
-        }
-        for item in value.metrics
-    ]
-    table(rows)
-    print(f"{len(value.flips):,} cases flipped; differences in points; detectable: with 80 % power")
-    for side, names in value.not_compared.items():
-        if names:
-            print(f"only in {side.upper()}: {', '.join(names)}")
+    from fgray.report.console import comparison_table
+
+    _print(comparison_table(value))
     if page is not None:
         print(f"page: {page}")
 

@@ -6,15 +6,13 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fgray.config.source import Path, Source, dotted, plain
 from fgray.errors import ConfigError, did_you_mean
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 def explain(error: ValidationError, source: Source, values: Mapping[str, Any], schema: Any) -> ConfigError:
@@ -34,23 +32,6 @@ def explain(error: ValidationError, source: Source, values: Mapping[str, Any], s
     for other in errors[1:]:
         errors[0].add_note(str(other))
     return errors[0]
-
-
-def build_section(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
-    """Build a model from options that were not part of the schema, such as a benchmark's own.
-
-    Args:
-        model: the pydantic model of the options.
-        values: the options.
-        where: what error messages give as their place.
-
-    Raises:
-        ConfigError: an option is unknown, missing or wrong.
-    """
-    try:
-        return model(**values)
-    except ValidationError as error:
-        raise explain(error, Source(dict(values), where), values, model) from None
 
 
 @dataclass

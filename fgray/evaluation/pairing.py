@@ -35,7 +35,7 @@ class RunData:
         self.samples = folder.read_table(RunFolder.SAMPLES)
         try:
             self.name = str(content["name"])
-            self.model = str(content.get("model", {}).get("name", self.name))
+            self.model = str(content["model"]["card"]["name"])
             self.benchmarks: Mapping[str, Any] = content["benchmarks"]
             self.definitions = {name: [from_dict(item) for item in facts["metrics"]] for name, facts in self.benchmarks.items()}
         except (KeyError, TypeError, AttributeError) as error:

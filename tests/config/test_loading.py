@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgray.config import config_from_text, load_config
-from fgray.config.explain import build_section
-from fgray.config.schema import ComputeConfig, EvalJob, Lite0MiniLmModel
+from fgray.config.schema import EvalJob, Lite0MiniLmModel
 from fgray.errors import ConfigError
 
 BENCHMARKS = "[spec_style, {name: retrieval, root: data, split: test}]"
@@ -141,12 +140,6 @@ def test_files(tmp_path: Path) -> None:
     (tmp_path / "latin1.yaml").write_bytes("name: café".encode("latin-1"))
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         load_config(str(tmp_path / "latin1.yaml"))
-
-
-def test_options_outside_the_schema() -> None:
-    assert build_section(ComputeConfig, {"threads": 2}, "here").threads == 2
-    with pytest.raises(ConfigError, match=r"unknown key 'thread' \[here\]: did you mean 'threads'\?"):
-        build_section(ComputeConfig, {"thread": 2}, "here")
 
 
 @given(

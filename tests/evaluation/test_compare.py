@@ -27,7 +27,9 @@ def write_run(
 ) -> str:
     run = RunFolder(str(folder))
     facts = {"metrics": [to_dict(metric) for metric in metrics], "primary": list(own)}
-    run.write_json(RunFolder.RUN, {"name": folder.name, "model": {"name": "a model"}, "primary": list(named), "benchmarks": {"toy": facts}})
+    run.write_json(
+        RunFolder.RUN, {"name": folder.name, "model": {"card": {"name": "a model"}}, "primary": list(named), "benchmarks": {"toy": facts}}
+    )
     run.write_json(RunFolder.METRICS, {"fingerprints": {}, "metrics": {}, "controls": {}})
     run.write_table(RunFolder.SAMPLES, table(sorted(rows, key=lambda row: (row["subset"], row["task"], row["case_id"]))))
     return str(folder)
@@ -170,7 +172,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         compare_runs(whole, str(tmp_path / "nowhere"), STATS)
     run = RunFolder(str(tmp_path / "elsewhere"))
-    run.write_json(RunFolder.RUN, {"name": "x", "benchmarks": {}})
+    run.write_json(RunFolder.RUN, {"name": "x", "model": {"card": {"name": "m"}}, "benchmarks": {}})
     run.write_table(RunFolder.SAMPLES, table(rows))
     with pytest.raises(DataError, match="share no benchmark"):
         compare_runs(whole, run.uri, STATS)
