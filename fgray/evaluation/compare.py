@@ -140,7 +140,7 @@ def _differences(benchmark: str, metrics: list[AnyMetric], pair: Pair, primary: 
         bases = _base_metrics(known[name], known)
         changes = [_hits(pair.b, base) - _hits(pair.a, base) for base in bases]
         gained = math.fsum(math.fsum(change[change > 0]) for change in changes)
-        lost = -math.fsum(math.fsum(change[change < 0]) for change in changes)
+        lost = math.fsum(math.fsum(-change[change < 0]) for change in changes)  # no minus zero
         contributions = _contributions(parts)
         if len(parts) == 1:
             interval, error = paired_interval(parts[0][1], gained, lost, stats.level)
@@ -188,7 +188,7 @@ def _averaged(leaves: Leaves, bootstrapped: Interval | None, level: float) -> tu
     # No variation between clusters: the parts' ends averaged, as wide as under full dependence between the parts.
     ends = []
     for weight, sums in leaves:
-        (low, high), error = paired_interval(sums, math.fsum(sums.hits[sums.hits > 0]), -math.fsum(sums.hits[sums.hits < 0]), level)
+        (low, high), error = paired_interval(sums, math.fsum(sums.hits[sums.hits > 0]), math.fsum(-sums.hits[sums.hits < 0]), level)
         ends.append((weight * low, weight * high, weight * error))
     low, high, error = (math.fsum(column) for column in zip(*ends, strict=True))
     return (low, high), error
