@@ -146,15 +146,16 @@ def _read(kind: Any, folder: Path, part: str, **options: Any) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers from printing its own loading report: `_check_fit` says what matters in one line."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    control: Any = transformers_logging
+    level, bars = control.get_verbosity(), control.is_progress_bar_enabled()
+    control.set_verbosity_error()
+    control.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
+        control.set_verbosity(level)
         if bars:
-            transformers_logging.enable_progress_bar()
+            control.enable_progress_bar()
 
 
 def _check_fit(report: Any, folder: Path) -> None:

@@ -81,11 +81,11 @@ class Lite0MiniLmSource:
         """
         import torch
 
-        from fgray.models.torch_encoder import TEXT_ROWS, TorchEncoder
+        from fgray.models.torch_encoder import TorchEncoder
 
-        classifier = _image_classifier(_checked(*_LITE0)).to(device=device, memory_format=torch.channels_last)
+        classifier = _image_classifier(_checked(*_LITE0)).to(device).to(memory_format=torch.channels_last)
         sentences = _SentenceEncoder(device)
-        class_embeddings = _class_embeddings(sentences, device, TEXT_ROWS[torch.device(device).type])
+        class_embeddings = _class_embeddings(sentences, device)
         mean = class_embeddings.mean(dim=0)
         centred = class_embeddings - mean
 
@@ -114,14 +114,14 @@ def _checked(package: str, path: str) -> Path:
     return file
 
 
-def _image_classifier(weights: Path) -> torch.nn.Module:
+def _image_classifier(weights: Path) -> Any:
     """Return timm's EfficientNet-Lite0 with batch norms folded into the convolutions, in evaluation mode."""
     import timm
     import torch
 
     state = torch.load(weights, map_location="cpu", weights_only=True)
     with torch.random.fork_rng(devices=[]):
-        model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     names = list(model.state_dict())
     # The file has the same tensors in the same order under its authors' names; strict loading checks every shape.
     model.load_state_dict(dict(zip(names, state.values(), strict=True)))
@@ -132,7 +132,8 @@ def _image_classifier(weights: Path) -> torch.nn.Module:
         convolutions = ("conv_pw", "conv_dw", "conv_pwl") if hasattr(block, "conv_pwl") else ("conv_dw", "conv_pw")
         for number, name in enumerate(convolutions, start=1):
             setattr(block, f"bn{number}", _folded(getattr(block, name), getattr(block, f"bn{number}")))
-    return model.requires_grad_(False)
+    model.requires_grad_(False)
+    return model
 
 
 def _folded(convolution: Any, norm: Any) -> torch.nn.Module:
@@ -150,6 +151,7 @@ class _SentenceEncoder:
     """all-MiniLM-L6-v2 as published: mean over real tokens of the last hidden states, unit length."""
 
     def __init__(self, device: str) -> None:
+        import torch
         from safetensors.torch import load_file
         from tokenizers import Tokenizer
         from transformers.models.bert import BertConfig, BertModel
@@ -158,19 +160,23 @@ class _SentenceEncoder:
         self._tokenizer = Tokenizer.from_file(str(vocabulary))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._pad, self._end = self._tokenizer.token_to_id("[PAD]"), self._tokenizer.token_to_id("[SEP]")
+        vocabulary_ids = self._tokenizer.get_vocab()
+        self._pad, self._end = vocabulary_ids["[PAD]"], vocabulary_ids["[SEP]"]
         unused = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")  # not on the way to the token states
-        import torch
-
         with torch.random.fork_rng(devices=[]):
-            self._model = BertModel(BertConfig.from_json_file(config), add_pooling_layer=False)
-        self._model.load_state_dict({name: tensor for name, tensor in load_file(weights).items() if name not in unused})
-        self._model.eval().requires_grad_(False).to(device)
+            model: Any = BertModel(BertConfig.from_json_file(config), add_pooling_layer=False)
+        model.load_state_dict({name: tensor for name, tensor in load_file(weights).items() if name not in unused})
+        self._model: Any = model.eval().requires_grad_(False).to(device)
+        self.width = int(model.config.hidden_size)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return whole, unpadded rows of token ids."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
 
     def tokenise(self, texts: Sequence[str]) -> Tokens:
         from fgray.models.torch_encoder import Tokens, padded_rows
 
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        ids = self.token_ids(texts)
         truncated = np.array([len(row) > CONTEXT_LENGTH for row in ids], dtype=bool)
         ids = [[*row[: CONTEXT_LENGTH - 1], self._end] if cut else row for row, cut in zip(ids, truncated, strict=True)]
         return Tokens(padded_rows(ids, CONTEXT_LENGTH, self._pad, _BUCKET), truncated)
@@ -178,19 +184,23 @@ class _SentenceEncoder:
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         import torch
 
-        mask = (ids != self._pad).to(torch.int64)
+        mask = torch.ne(ids, self._pad).to(torch.int64)
         hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
         weights = mask[..., None].to(hidden.dtype)
         return torch.nn.functional.normalize((hidden * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
 
 
-def _class_embeddings(sentences: _SentenceEncoder, device: str, rows: int) -> torch.Tensor:
+def _class_embeddings(sentences: _SentenceEncoder, device: str) -> torch.Tensor:
     """Return unit-length embeddings [1000, 384] of the ImageNet class names in the prompt of the module's docstring."""
     import torch
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
-    ids = sentences.tokenise([f"a photo of a {name}." for name in IMAGENET_CLASSNAMES]).rows
-    length = max(map(len, ids))  # one fixed set of texts: one shape is enough
-    table = torch.tensor([row + [0] * (length - len(row)) for row in ids], device=device)
-    with torch.inference_mode():
-        return torch.cat([sentences(part) for part in table.split(rows)])
+    ids = sentences.token_ids([f"a photo of a {name}." for name in IMAGENET_CLASSNAMES])
+    embeddings = torch.empty(len(ids), sentences.width, device=device)
+    # Always the same texts, so the shapes are the same too; rows of one length need no padding, which is most of the work.
+    for length in sorted({len(row) for row in ids}):
+        places = torch.tensor([place for place, row in enumerate(ids) if len(row) == length], device=device)
+        table = torch.tensor([row for row in ids if len(row) == length], device=device)
+        with torch.inference_mode():
+            embeddings[places] = sentences(table)
+    return embeddings

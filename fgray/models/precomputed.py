@@ -233,7 +233,8 @@ class _Embedded(PrecomputedScores):
 
     def score(self, query_kind: str, query: str, candidate_kind: str, candidates: Sequence[str]) -> npt.NDArray[np.float64]:
         one = self._tables[query_kind].take([query])[0].astype(np.float64)
-        return self._tables[candidate_kind].take(candidates).astype(np.float64) @ one
+        scores: npt.NDArray[np.float64] = self._tables[candidate_kind].take(candidates).astype(np.float64) @ one
+        return scores
 
     def embed(self, kind: str, references: Sequence[str]) -> Embeddings:
         return self._tables[kind].take(references)

@@ -172,4 +172,5 @@ class _OwnEncoder:
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         if not (np.isfinite(norms).all() and (norms > 0).all()):
             raise ModelError(f"{method} returned rows that are zero or not finite", where=self.card.architecture, fix="check the encoder")
-        return rows / norms
+        unit: Embeddings = rows / norms
+        return unit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 import torch
@@ -18,7 +18,7 @@ from fgray.models.torch_encoder import TorchEncoder
 if TYPE_CHECKING:
     from fgray.config.schema import TinyModel
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -56,10 +57,12 @@ class TorchEncoder:
     @torch.inference_mode()
     def embed_images(self, pixels: Pixels) -> Embeddings:
         """Return unit-length fp32 embeddings [N, D] of uint8 pixels [N, H, W, 3]; the forward has exactly N rows."""
-        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device).permute(0, 3, 1, 2)
+        pixels = np.require(pixels, requirements=["C", "W"])  # arrays out of Ray's object store are read-only
+        images = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)
         # The same four steps in the same order as ToTensor and Normalize, so that the bits agree with open_clip's.
         images = images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-        return self._unit_rows(self._image_tower(images.to(self._dtype)))
+        with self._exact_convolutions():
+            return self._unit_rows(self._image_tower(images.to(self._dtype)))
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
@@ -83,6 +86,12 @@ class TorchEncoder:
         for chosen, rows_out in parts:
             values[chosen] = rows_out
         return TextEmbeddings(values, tokens.truncated)
+
+    def _exact_convolutions(self) -> AbstractContextManager[object]:
+        """Keep cuDNN from rounding fp32 convolutions to TF32 (three decimal digits), for the time of one call."""
+        if self._device.type != "cuda":
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
     def _unit_rows(self, features: torch.Tensor) -> Embeddings:
         unit = torch.nn.functional.normalize(features.to(torch.float32), dim=-1).cpu().numpy()

@@ -282,6 +282,12 @@ class TestTiny:
         assert np.array_equal(encoder.embed_texts(texts).values[order], encoder.embed_texts([texts[place] for place in order]).values)
         assert np.array_equal(encoder.embed_images(pixels)[order], encoder.embed_images(pixels[order]))
 
+    @pytest.mark.filterwarnings("error")
+    def test_read_only_pixels_are_taken_as_they_come_from_ray(self) -> None:
+        pixels = np.zeros((2, 32, 32, 3), np.uint8)
+        pixels.setflags(write=False)
+        assert open_model(TinyModel(kind="tiny")).load("cpu").embed_images(pixels).shape == (2, 32)
+
     @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
     def test_low_precision_is_close_and_stored_in_fp32(self, tmp_path: Path, dtype: str) -> None:
         file = str(write_architecture(tmp_path / "arch", CLIP))
