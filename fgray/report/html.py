@@ -45,6 +45,7 @@ def report_page(run: Mapping[str, Any], metrics: Mapping[str, Any], samples: pa.
     card = (run.get("model") or {}).get("card") or {}
     model = str(card.get("name") or "The model")
     level = ((run.get("config") or {}).get("stats") or {}).get("level", 0.95)
+    items = run.get("items") or {}
     policies = gallery.tie_policies(run)
     failed, passed = gallery.select(samples, policies)
     pictures = Pictures(load_image, int(PICTURE_BYTES * 0.65))
@@ -72,7 +73,9 @@ def report_page(run: Mapping[str, Any], metrics: Mapping[str, Any], samples: pa.
         near_tie="10⁻⁵",
         quarantine=quarantine.slice(0, _QUARANTINE_ROWS).to_pylist(),
         quarantine_count=quarantine.num_rows,
-        items=run.get("items") or {},
+        items=items,
+        facts=_flat({name: value for name, value in items.items() if name != "numerics_classes"}),
+        classes=len(items.get("numerics_classes") or ()),
         fingerprints=_flat({"model": (run.get("model") or {}).get("fingerprint"), **(metrics.get("fingerprints") or {})}),
         numerics=_flat(run.get("numerics") or {}),
         packages=_flat(run.get("packages") or {}),
@@ -93,5 +96,11 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{key}.")
         elif value is not None:
-            found[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            found[f"{prefix}{key}"] = _plain(value)
     return found
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return wording.number(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)

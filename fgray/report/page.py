@@ -25,7 +25,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("words", "percent", "points", "p_value", "score", "number", "plural", "task_label"):
+    for name in ("words", "sentence", "percent", "points", "p_value", "score", "number", "plural", "task_label"):
         environment.filters[name] = getattr(wording, name)
     environment.filters["web_address"] = web_address
     environment.filters["clip"] = clip

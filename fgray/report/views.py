@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fgray.report import wording
 
@@ -25,9 +25,11 @@ class Row:
     correct: float | None
     count: int | None
     clusters: int | None
-    ties: str
+    ties: str  # the tie policy
+    exact_ties: int
     near_ties: int
     excluded: int
+    counted: bool  # enters a mean of the benchmark, or the benchmark has none; others are controls of the model
     published: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -68,6 +70,11 @@ class Group:
 
     subset: str
     rows: list[Row]
+
+    @property
+    def control(self) -> bool:
+        """Whether no mean of the benchmark counts these metrics: they are a control of the model."""
+        return all(row.kind == "metric" and not row.counted for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -125,13 +132,11 @@ def _benchmark(name: str, info: Mapping[str, Any], entries: Mapping[str, Any], c
     by_subset: dict[str, list[str]] = {}
     for metric in ordered:
         by_subset.setdefault(wording.split_name(metric)[1], []).append(metric)
+    shared = _Shared(published, {part for item in definitions.values() for part in item.get("parts") or ()}, str(info.get("ties") or ""))
     groups = []
     for subset, members in by_subset.items():
         siblings = [wording.split_name(metric)[2] for metric in members]
-        rows = [
-            _row(metric, entries[metric], definitions.get(metric) or {}, siblings, published, str(info.get("ties") or ""))
-            for metric in members
-        ]
+        rows = [_row(metric, entries[metric], definitions.get(metric) or {}, siblings, shared) for metric in members]
         groups.append(Group(subset, rows))
     return BenchmarkView(
         name=name,
@@ -145,8 +150,20 @@ def _benchmark(name: str, info: Mapping[str, Any], entries: Mapping[str, Any], c
     )
 
 
+class _Shared(NamedTuple):
+    """What the rows of a benchmark share: published tables, names of metrics that enter a mean, tie policy."""
+
+    published: list[Mapping[str, Any]]
+    parts: set[str]
+    ties: str
+
+
 def _row(
-    name: str, entry: Mapping[str, Any], definition: Mapping[str, Any], siblings: list[str], published: list[Mapping[str, Any]], ties: str
+    name: str,
+    entry: Mapping[str, Any],
+    definition: Mapping[str, Any],
+    siblings: list[str],
+    shared: _Shared,
 ) -> Row:
     benchmark, subset, metric = wording.split_name(name)
     return Row(
@@ -162,10 +179,12 @@ def _row(
         correct=entry.get("correct"),
         count=entry.get("count"),
         clusters=entry.get("clusters"),
-        ties=str(entry.get("ties") or definition.get("ties") or ties),
+        ties=str(definition.get("ties") or shared.ties),
+        exact_ties=int(entry.get("ties") or 0),
         near_ties=int(entry.get("near_ties") or 0),
         excluded=int(entry.get("excluded") or 0),
-        published={item["model"]: item["values"][name] for item in published if name in item["values"]},
+        counted=not shared.parts or name in shared.parts,
+        published={item["model"]: item["values"][name] for item in shared.published if name in item["values"]},
     )
 
 
@@ -207,16 +226,15 @@ def verdict(model: str, views: list[BenchmarkView], level: float = 0.95) -> str:
         return f"{model} has no scored metric."
     if len(told) == 1:
         view, row = told[0]
-        bounds = (
-            f"{wording.percent(level).removesuffix('.0')} % interval {wording.percent(row.interval[0])}–{wording.percent(row.interval[1])}, "
-            if row.interval
-            else ""
-        )
+        bounds = ""
+        if row.interval:
+            low, high = map(wording.percent, row.interval)
+            bounds = f"{wording.percent(level).removesuffix('.0')} % interval {low}–{high}, "
         start = f"{model} scores {wording.percent(row.value)} % on “{view.title}” ({bounds}chance {wording.percent(row.chance)} %)"
     else:
         parts = [f"{wording.percent(row.value)} % on “{view.title}” (chance {wording.percent(row.chance)} %)" for view, row in told]
         start = f"{model} scores {wording.listed(parts)}"
-    single = [row for view in views for row in view.rows if row.kind == "metric" and row.standing != "unknown"]
+    single = [row for view in views for row in view.rows if row.kind == "metric" and row.counted and row.standing != "unknown"]
     if not single:
         return start + "."
     above = [row for row in single if row.standing == "above"]

@@ -25,6 +25,7 @@ _METRICS = {
 _RECALL = re.compile(r"(text|image)_retrieval_recall@(\d+)")
 _SHORT = {"obj": "object", "att": "attribute", "rel": "relation"}  # SugarCrepe's abbreviations
 MISSING = "–"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def words(name: str) -> str:
@@ -33,6 +34,11 @@ def words(name: str) -> str:
         return "Macro average"
     parts = [_SHORT.get(part, part) for part in name.replace("/", " · ").split("_") if part]
     text = " ".join(parts)
+    return text[:1].upper() + text[1:]
+
+
+def sentence(text: str) -> str:
+    """Return the text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
@@ -83,8 +89,10 @@ def score(value: float | None) -> str:
     """Return a score or margin with four decimals and a true minus; tiny ones in powers of ten."""
     if value is None:
         return MISSING
-    text = f"{value:.1e}" if 0 < abs(value) < 5e-5 else f"{value:.4f}"
-    return text.replace("-", "−")
+    if 0 < abs(value) < 5e-5:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}".replace("-", "−")
+    return f"{value:.4f}".replace("-", "−")
 
 
 def number(value: float | int | None) -> str:

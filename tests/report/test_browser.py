@@ -102,11 +102,13 @@ def test_text_stands_out_from_its_ground(opened: Any) -> None:
           const light = (name) => {
             const hex = style.getPropertyValue('--' + name).trim().slice(1);
             const full = hex.length === 3 ? [...hex].map(c => c + c).join('') : hex;
-            const [r, g, b] = [0, 2, 4].map(i => parseInt(full.slice(i, i + 2), 16) / 255).map(c => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+            const linear = (c) => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+            const [r, g, b] = [0, 2, 4].map(i => linear(parseInt(full.slice(i, i + 2), 16) / 255));
             return .2126 * r + .7152 * g + .0722 * b;
           };
-          const pairs = [['ink', 'paper'], ['ink', 'surface'], ['muted', 'paper'], ['muted', 'surface'], ['muted', 'sunk'], ['right', 'right-bg'],
-            ['wrong', 'wrong-bg'], ['right', 'surface'], ['wrong', 'surface'], ['muted', 'right-bg'], ['muted', 'wrong-bg'], ['warn', 'warn-bg'], ['link', 'paper'], ['link', 'surface']];
+          const pairs = ['ink/paper', 'ink/surface', 'muted/paper', 'muted/surface', 'muted/sunk', 'right/right-bg', 'wrong/wrong-bg',
+            'right/surface', 'wrong/surface', 'muted/right-bg', 'muted/wrong-bg', 'warn/warn-bg', 'link/paper', 'link/surface']
+            .map(pair => pair.split('/'));
           return pairs.map(([a, b]) => [a + ' on ' + b, (Math.max(light(a), light(b)) + .05) / (Math.min(light(a), light(b)) + .05)]);
         }"""
     )

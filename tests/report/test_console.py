@@ -54,7 +54,12 @@ def test_words(name: str, expected: str) -> None:
 
 def test_numbers_and_scores() -> None:
     assert wording.number(12345) == "12,345" and wording.number(0.5) == "0.5" and wording.number(-0.0) == "0"
-    assert wording.score(-0.01234) == "−0.0123" and wording.score(2e-6) == "2.0e−06" and wording.score(0.0) == "0.0000"
+    assert (
+        wording.score(-0.01234) == "−0.0123"
+        and wording.score(2e-6) == "2.0 × 10⁻⁶"
+        and wording.score(-3.6e-6) == "−3.6 × 10⁻⁶"
+        and wording.score(0.0) == "0.0000"
+    )
     assert wording.metric_label("text_retrieval_recall@5") == "Image → text, R@5"
     assert wording.metric_label("accuracy") == "Accuracy"
     assert wording.metric_label("accuracy", ["i2t_accuracy", "t2i_accuracy"]) == "Mean of both"
@@ -73,12 +78,12 @@ def test_verdict_counts_single_metrics_only() -> None:
     definitions = [
         {"type": "metric", "name": "mine/a/accuracy", "subset": "a", "task": "i2t"},
         {"type": "metric", "name": "mine/b/accuracy", "subset": "b", "task": "i2t"},
-        {"type": "macro", "name": "mine/macro/accuracy", "parts": []},
+        {"type": "metric", "name": "mine/naming/accuracy", "subset": "naming", "task": "i2t"},  # a control: in no mean
+        {"type": "macro", "name": "mine/macro/accuracy", "parts": ["mine/a/accuracy", "mine/b/accuracy"]},
     ]
     run = {"benchmarks": {"mine": {"title": "Mine", "metrics": definitions}}}
     entries = {"mine/a/accuracy": entry, "mine/b/accuracy": {**entry, "ci95": [0.4, 0.7]}, "mine/macro/accuracy": {**entry, "value": 0.58}}
+    entries["mine/naming/accuracy"] = {**entry, "value": 0.9, "ci95": [0.8, 0.95]}
     told = verdict("m", benchmark_views(run, {"metrics": entries}))
-    assert (
-        told
-        == "m scores 58.0 % on “Mine” (95 % interval 55.0–65.0, chance 50.0 %); 1 of 2 single scores lies clearly above chance, farthest in a: accuracy (+10.0 points)."
-    )
+    assert told.startswith("m scores 58.0 % on “Mine” (95 % interval 55.0–65.0, chance 50.0 %); ")
+    assert told.endswith("; 1 of 2 single scores lies clearly above chance, farthest in a: accuracy (+10.0 points).")
