@@ -181,6 +181,10 @@ class ZeroShot(FolderBenchmark):
             value = read_list(storage, value, what)
         return [] if value is None else list(value.values() if isinstance(value, dict) else value)
 
+    def prefix(self) -> str:
+        """Return the name with the data set's."""
+        return f"zero_shot/{self.dataset}"
+
     def metrics(self, cases: CaseSet) -> list[AnyMetric]:
         """Return acc1, acc5 from five classes on, and mean_per_class_recall."""
         name = f"zero_shot/{self.dataset}"
