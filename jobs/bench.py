@@ -5,4 +5,5 @@ import sys
 import fgray
 
 if __name__ == "__main__":
-    print(fgray.submit(sys.argv[1], sys.argv[2:]))
+    for row in fgray.submit(sys.argv[1], sys.argv[2:]).rows:
+        print(row)

@@ -70,6 +70,13 @@ def test_every_verb_of_the_command_line_is_a_function() -> None:
         fgray.mine  # noqa: B018
 
 
+def test_a_verb_is_not_replaced_by_the_subpackage_of_its_name() -> None:
+    import fgray.report.html
+
+    assert "fgray.report.html" in sys.modules
+    assert fgray.report is verbs.report
+
+
 def test_close_names_are_suggested() -> None:
     assert "Did you mean 'submit'?" in run("sumbit", "x").stderr
     assert "--output" in run("submit", "x", "--ouput", "y").stderr

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fgray.config import LoadedConfig
-from fgray.config.schema import EvalJob
+from fgray.config.schema import BenchJob, EvalJob
 from fgray.errors import ConfigError
 
 
@@ -42,6 +42,7 @@ def _evaluate(config: LoadedConfig) -> Any:
 def _bench(config: LoadedConfig) -> Any:
     from fgray.bench import run_suite
 
+    assert isinstance(config.job, BenchJob)
     return run_suite(config.job)
 
 
