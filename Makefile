@@ -27,7 +27,7 @@ demo: $(VENV)/.demo
 	$(BIN)/fgray submit configs/quickstart.yaml
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not chaos" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not chaos" $(ARGS)
 
 chaos: setup
 	$(BIN)/python -m pytest -m chaos $(ARGS)

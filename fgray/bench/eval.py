@@ -121,7 +121,7 @@ def _write_images(loaded: LoadedBenchmark, folder: Path) -> dict[str, str]:
 
 def _rows(loaded: LoadedBenchmark, paths: Mapping[str, str]) -> list[dict[str, Sequence[str]]]:
     """Return, per row of the benchmark, what SPEC's own harness encodes for it."""
-    rows = []
+    rows: list[dict[str, Sequence[str]]] = []
     for case in loaded.cases.table.to_pylist():
         named: dict[str, list[str]] = {"image": [], "text": []}
         named[case["query_kind"]].append(case["query"])

@@ -67,7 +67,6 @@ class LoadedBenchmark:
         metrics: what is reported, in the order of the report.
         official: counts and hashes are those of the official release.
         title: title for this data ("SPEC-style, not SPEC"); default info.title.
-        prefix: what its metric names begin with, unique in a run: "spec", "retrieval/flickr8k"; default info.name.
         controls: extra values computed without the model, e.g. a pixel oracle: metric name -> sample-free metric
             entry {"value", "count", "correct", "chance", "note"}; shown beside the model's numbers.
         shuffled_control: also report every accuracy with labels drawn at random, which must land at chance.
@@ -80,15 +79,9 @@ class LoadedBenchmark:
     metrics: list[AnyMetric]
     official: bool = False
     title: str | None = None
-    prefix: str = ""
     controls: dict[str, dict[str, Any]] = field(default_factory=dict)
     shuffled_control: bool = False
     notes: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.prefix = self.prefix or self.info.name
-        strangers = [metric.name for metric in self.metrics if not metric.name.startswith(f"{self.prefix}/")]
-        assert not strangers, f"metrics of {self.prefix} must begin with it: {strangers}"
 
 
 class Benchmark(Protocol):

@@ -78,10 +78,6 @@ class FolderBenchmark(BenchmarkOptions):
         """Return the facts of the data that the options name."""
         return self.info
 
-    def prefix(self) -> str:
-        """Return what the metric names begin with; a benchmark of several data sets adds the data set's name."""
-        return self.info.name
-
     def load(self, root: str | None, cache: str) -> LoadedBenchmark:
         """Read cases and image index from upstream's layout or from a packed folder; see `Benchmark.load`."""
         if root is None:
@@ -123,7 +119,7 @@ class FolderBenchmark(BenchmarkOptions):
 
     def _loaded(self, cases: CaseSet, images: ImageIndex, *, hashes_match: bool, notes: list[str]) -> LoadedBenchmark:
         official = hashes_match and self.counts_match(cases)
-        return LoadedBenchmark(self.facts(), cases, images, self.metrics(cases), official=official, prefix=self.prefix(), notes=notes)
+        return LoadedBenchmark(self.facts(), cases, images, self.metrics(cases), official=official, notes=notes)
 
     def counts_match(self, cases: CaseSet) -> bool:
         """Return whether every subset that is there has as many cases as the official release."""

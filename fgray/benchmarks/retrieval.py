@@ -198,10 +198,6 @@ class Retrieval(FolderBenchmark):
         hashes = {path.rpartition("/")[2]: sha256_hex(storage.read_bytes(path))}
         return Upstream(retrieval_cases(captioned, self.dataset), index, hashes)
 
-    def prefix(self) -> str:
-        """Return the name with the data set's."""
-        return f"retrieval/{self.dataset}"
-
     def metrics(self, cases: CaseSet) -> list[AnyMetric]:
         """Return recall at 1, 5 and 10 both ways."""
         return [

@@ -26,7 +26,7 @@ from fgray.storage import Storage, open_storage
 _CLIP_BENCHMARK = "[repo] CLIP_benchmark benchmark.csv (ViT-B-32 openai)"
 
 _IMAGENET_PROMPTS = "ab9302beb83fb6e2088871af4fb9b5f6d0934acd036318a013fa8888eeaece81"
-# data set -> number of test images, accuracy, sha256 of CLIP_benchmark's class names and templates (see `prompts_hash`)
+# data set -> number of test images [mem: unverified], accuracy [repo], sha256 of CLIP_benchmark's class names and templates (see `prompts_hash`)
 _OFFICIAL: dict[str, tuple[int, float, str]] = {
     "imagenet1k": (50_000, 0.6333, _IMAGENET_PROMPTS),
     "imagenetv2": (10_000, 0.5596, _IMAGENET_PROMPTS),
@@ -180,10 +180,6 @@ class ZeroShot(FolderBenchmark):
         if isinstance(value, str):
             value = read_list(storage, value, what)
         return [] if value is None else list(value.values() if isinstance(value, dict) else value)
-
-    def prefix(self) -> str:
-        """Return the name with the data set's."""
-        return f"zero_shot/{self.dataset}"
 
     def metrics(self, cases: CaseSet) -> list[AnyMetric]:
         """Return acc1, acc5 from five classes on, and mean_per_class_recall."""

@@ -77,11 +77,15 @@ class CaseSet:
         for row in self.table.select(["case_id", "candidate_kind", "candidates", "pool", "labels"]).to_pylist():
             candidates = row["candidates"] if row["pool"] is None else self.pools.get(row["pool"])
             if candidates is None:
-                raise DataError("a case names neither candidates nor a known pool", where=row["case_id"], fix="give it candidates or a pool")
+                raise DataError(
+                    "a case names neither candidates nor a known pool", where=row["case_id"], fix="give it candidates or a pool"
+                )
             if not row["labels"]:
                 raise DataError("a case has no right candidate", where=row["case_id"], fix="give at least one label")
             if any(not 0 <= label < len(candidates) for label in row["labels"]):
-                raise DataError(f"label out of range: {row['labels']} for {len(candidates)} candidates", where=row["case_id"], fix="labels count from 0")
+                raise DataError(
+                    f"label out of range: {row['labels']} for {len(candidates)} candidates", where=row["case_id"], fix="labels count from 0"
+                )
             if row["candidate_kind"] == "prototype":
                 unknown = [name for name in candidates if name not in self.prototypes]
                 if unknown:
@@ -133,7 +137,9 @@ class CaseSet:
         table = _from_parquet(storage, f"{prefix}cases.parquet")
         missing = [name for name in CASE_SCHEMA.names if name not in table.column_names]
         if missing:
-            raise DataError(f"column '{missing[0]}' is missing", where=f"{storage.uri}/{prefix}cases.parquet", fix="write it with fgray import")
+            raise DataError(
+                f"column '{missing[0]}' is missing", where=f"{storage.uri}/{prefix}cases.parquet", fix="write it with fgray import"
+            )
         groups: dict[str, dict[str, list[str]]] = {"pools": {}, "prototypes": {}}
         for name, members in groups.items():
             if storage.exists(f"{prefix}{name}.parquet"):
@@ -147,7 +153,7 @@ class CaseSet:
 def _to_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _from_parquet(storage: Storage, path: str) -> pa.Table:

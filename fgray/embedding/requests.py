@@ -49,7 +49,7 @@ class Work:
     @property
     def requested(self) -> int:
         """Return the number of distinct items asked for."""
-        return self.images.num_rows + self.texts.num_rows
+        return int(self.images.num_rows + self.texts.num_rows)
 
     @property
     def missing(self) -> int:

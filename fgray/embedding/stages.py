@@ -52,7 +52,7 @@ class ReadDecode:
 
 
 class Embed:
-    """Runs the model over a unit in batches of one fixed size; short ones are padded, so that no row sees the rest."""
+    """Runs the model over a unit in batches of one fixed size; short ones repeat their last item, so that no row sees the rest."""
 
     def __init__(self, source: ModelSource, device: str, batch_size: int) -> None:
         self.model, self.batch = source.load(device), batch_size
@@ -65,7 +65,7 @@ class Embed:
         values = []
         for start in range(0, len(pixels), self.batch):
             part = pixels[start : start + self.batch]
-            padding = np.zeros((self.batch - len(part), *part.shape[1:]), np.uint8)
+            padding = np.repeat(part[-1:], self.batch - len(part), axis=0)
             values.append(self.model.embed_images(np.concatenate([part, padding]))[: len(part)])
         return {"value": np.concatenate(values)}
 
@@ -73,7 +73,7 @@ class Embed:
         values, truncated = [], []
         for start in range(0, len(texts), self.batch):
             part = texts[start : start + self.batch]
-            result = self.model.embed_texts([*part, *[""] * (self.batch - len(part))])
+            result = self.model.embed_texts([*part, *part[-1:] * (self.batch - len(part))])
             values.append(result.values[: len(part)])
             truncated.append(result.truncated[: len(part)])
         return {"value": np.concatenate(values), "truncated": np.concatenate(truncated)}

@@ -47,11 +47,11 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    ledger = _Ledger.remote()
+    ledger = ray.remote(num_cpus=0, max_restarts=-1)(_Ledger).remote()
     for first in range(0, len(units), WAVE):
         wave = units[first : first + WAVE]
         parcels = [_Parcel(first + index, Chunk(unit.kind, unit.items)) for index, unit in enumerate(wave)]
-        data = ray.data.from_arrow([parcel.block() for parcel in parcels])  # one block per unit
+        data: ray.data.Dataset = ray.data.from_arrow([parcel.block() for parcel in parcels])  # one block per unit
         for position, stage in enumerate(stages):
             last = position == len(stages) - 1
             data = data.map_batches(
@@ -64,7 +64,8 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
                 num_gpus=stage.gpus,
             )
         try:
-            for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            batches: Any = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            for batch in batches:
                 for row in batch.to_pylist():
                     if row["failure"]:
                         raise _failure(json.loads(row["failure"]))
@@ -112,7 +113,7 @@ def _no_stderr() -> Iterator[None]:
 
 
 def _check_resources(stages: Sequence[Stage]) -> None:
-    have = ray.cluster_resources()
+    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, need in (("CPU", sum(s.workers * s.cpus for s in stages)), ("GPU", sum(s.workers * s.gpus for s in stages))):
         if need > have.get(name, 0):
             raise RunError(
@@ -120,7 +121,6 @@ def _check_resources(stages: Sequence[Stage]) -> None:
             )
 
 
-@ray.remote(num_cpus=0, max_restarts=-1)
 class _Ledger:
     """Counts attempts of (unit, stage) that began and did not end; lives apart from the workers that may die."""
 

@@ -149,10 +149,11 @@ def _to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     if pa.types.is_fixed_size_list(array.type):
         width = array.type.list_size
         flat = array.values.slice(array.offset * width, len(array) * width).to_numpy(zero_copy_only=False)
-        rows = flat.reshape(-1, width)
+        rows: npt.NDArray[Any] = flat.reshape(-1, width)
         if array.null_count:
             rows = np.where(array.is_null().to_numpy(zero_copy_only=False)[:, None], rows.dtype.type(0), rows)
         return rows
     if array.null_count:
         array = array.fill_null(False if pa.types.is_boolean(array.type) else 0)
-    return array.to_numpy(zero_copy_only=False)
+    plain: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return plain

@@ -8,36 +8,42 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from fgray.config.schema import StatsConfig
-from fgray.metrics.ranking import rank_counts
+from fgray.metrics.ranking import chance_at_k, hit_at_k, rank_counts
 from fgray.metrics.spec import AnyMetric, Metric
-from fgray.metrics.summary import summarise
+
+DRAWS = 20  # one draw of forty two-way labels lies up to 15 points off; the mean of twenty, 3
 
 
-def shuffled_controls(samples: pa.Table, metrics: Sequence[AnyMetric], stats: StatsConfig) -> dict[str, dict[str, Any]]:
+def shuffled_controls(samples: pa.Table, metrics: Sequence[AnyMetric], seed: int) -> dict[str, dict[str, Any]]:
     """Score the same model against labels drawn at random and return control entries named ``…/shuffled_METRIC``.
 
-    The draw is a hash of the case id and the seed, so it depends on neither order nor count of the cases.
+    A draw is a hash of case id, number of the draw and seed, so it depends on neither order nor count of the cases.
+    Only cases with a candidate list of their own are scored, since of a pool the samples keep just the top.
     """
-    rows = samples.to_pylist()
-    for row in rows:
-        if row["scores"] is None or row["pool"] is not None:
-            continue
-        digest = hashlib.sha256(f"{stats.seed}/{row['task']}/{row['case_id']}".encode()).digest()
-        label = int.from_bytes(digest[:8], "big") % len(row["scores"])
-        counts = rank_counts(np.array(row["scores"]), [label])
-        row.update(
-            labels=[label],
-            num_positives=1,
-            **{name: getattr(counts, name) for name in ("greater", "tied", "tied_before", "tied_positives", "margin")},
-        )
-    plain = [metric for metric in metrics if isinstance(metric, Metric)]
-    entries = summarise(pa.Table.from_pylist(rows, schema=samples.schema), plain, stats)
-    note = "labels drawn at random: must lie at chance"
-    return {_control_name(name): {**entry, "note": note} for name, entry in entries.items()}
+    controls = {}
+    for metric in metrics:
+        if isinstance(metric, Metric) and not metric.per_category:
+            chosen = pc.and_(pc.equal(samples["subset"], metric.subset), pc.equal(samples["task"], metric.task))
+            rows = [row for row in samples.filter(chosen).to_pylist() if row["scores"] is not None and row["pool"] is None]
+            if rows:
+                prefix, _, name = metric.name.rpartition("/")
+                controls[f"{prefix}/shuffled_{name}"] = _score(rows, metric, seed)
+    return controls
 
 
-def _control_name(name: str) -> str:
-    prefix, _, metric = name.rpartition("/")
-    return f"{prefix}/shuffled_{metric}"
+def _score(rows: Sequence[dict[str, Any]], metric: Metric, seed: int) -> dict[str, Any]:
+    counts = [rank_counts(np.array(row["scores"]), [_draw(row, draw, seed)]) for row in rows for draw in range(DRAWS)]
+    greater, tied, before, positives = (
+        np.array([getattr(one, name) for one in counts]) for name in ("greater", "tied", "tied_before", "tied_positives")
+    )
+    value = float(hit_at_k(greater, tied, before, positives, metric.k, metric.ties).mean())
+    chance = float(np.mean(chance_at_k([len(row["scores"]) for row in rows], 1, metric.k)))
+    note = f"labels drawn at random: must lie at chance; mean of {DRAWS} draws"
+    return {"value": value, "count": len(rows), "correct": value * len(rows), "chance": chance, "note": note}
+
+
+def _draw(row: dict[str, Any], draw: int, seed: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{draw}/{row['task']}/{row['case_id']}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % len(row["scores"])

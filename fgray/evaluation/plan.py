@@ -107,7 +107,7 @@ def load_benchmarks(job: EvalJob) -> dict[str, LoadedBenchmark]:
         if job.limit is not None:
             one.cases, one.official = one.cases.limited(job.limit), False
             one.notes.append(f"limited to the first {job.limit} cases of each subset and direction")
-        name = one.prefix
+        name = one.info.name
         if name in loaded:
             raise ConfigError(
                 f"benchmark '{name}' stands twice in the list", where="benchmarks", fix="remove one, or give them different names"

@@ -142,7 +142,7 @@ def _finish(
         metrics.update(summarise(samples, loaded.metrics, job.stats))
         controls.update(loaded.controls)
         if loaded.shuffled_control:
-            controls.update(shuffled_controls(samples, loaded.metrics, job.stats))
+            controls.update(shuffled_controls(samples, loaded.metrics, job.stats.seed))
     fingerprints = {
         "config": run["fingerprint"],
         "model": model_fingerprint,

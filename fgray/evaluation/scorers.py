@@ -80,7 +80,8 @@ def average_prototypes(
     This is CLIP_benchmark's prompt ensemble (facts/benchmarks.md §3.7), with the mean taken in float64.
     """
     means = np.stack([texts[[text_rows[text] for text in members]].astype(np.float64).mean(axis=0) for members in prototypes.values()])
-    return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+    unit: npt.NDArray[np.float32] = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 class PrecomputedPairs:
