@@ -26,7 +26,7 @@ from fgray.storage import Storage, open_storage
 _CLIP_BENCHMARK = "[repo] CLIP_benchmark benchmark.csv (ViT-B-32 openai)"
 
 _IMAGENET_PROMPTS = "ab9302beb83fb6e2088871af4fb9b5f6d0934acd036318a013fa8888eeaece81"
-# data set -> number of test images [mem: unverified], accuracy [repo], sha256 of CLIP_benchmark's class names and templates (see `prompts_hash`)
+# data set -> number of test images [mem: unverified], accuracy [repo], sha256 of class names and templates (see `prompts_hash`)
 _OFFICIAL: dict[str, tuple[int, float, str]] = {
     "imagenet1k": (50_000, 0.6333, _IMAGENET_PROMPTS),
     "imagenetv2": (10_000, 0.5596, _IMAGENET_PROMPTS),
