@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -45,7 +46,7 @@ Options = Annotated[
 
 def main() -> None:
     """Run the command line; a mistake that the user can mend is one line on standard error and exit status 1."""
-    sys.path.append(os.getcwd())  # so that `path: my_encoder:MyEncoder` finds a file beside where the command is typed
+    sys.path.append(str(Path.cwd()))  # so that `path: my_encoder:MyEncoder` finds a file beside where the command is typed
     try:
         app()
     except FgrayError as error:
