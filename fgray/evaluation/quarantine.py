@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from fgray.benchmarks.base import LoadedBenchmark
-from fgray.embedding import Embedded, Work, image_requests
+from fgray.embedding import Embedded, Work, image_requests, text_requests
 from fgray.errors import RunError
 from fgray.runs import QUARANTINE_SCHEMA
 
@@ -18,12 +18,16 @@ def count_failed(embedded: Embedded) -> int:
 
 
 def list_quarantine(benchmarks: Mapping[str, LoadedBenchmark], fingerprint: str, embedded: Embedded) -> pa.Table:
-    """List every image key whose item has an error, once per benchmark."""
+    """List every image key and every text whose item has an error, once per benchmark; a text is its own key and lies in no shard."""
     errors = {id_: embedded.images.errors[row] for id_, row in embedded.image_rows.items() if embedded.images.errors[row]}
+    errors |= {id_: embedded.texts.errors[row] for id_, row in embedded.text_rows.items() if embedded.texts.errors[row]}
     rows = []
     for name, loaded in benchmarks.items() if errors else ():
-        requests = image_requests(loaded.images, loaded.cases.references("image"), fingerprint)
-        for id_, key, shard in zip(*(requests[c].to_pylist() for c in ("item_id", "key", "shard")), strict=True):
+        images = image_requests(loaded.images, loaded.cases.references("image"), fingerprint)
+        texts = text_requests(loaded.cases.references("text"), fingerprint)
+        found = [*zip(*(images[c].to_pylist() for c in ("item_id", "key", "shard")), strict=True)]
+        found += [(id_, text, "") for id_, text in zip(texts["item_id"].to_pylist(), texts["text"].to_pylist(), strict=True)]
+        for id_, key, shard in found:
             if id_ in errors:
                 stage, _, reason = (errors[id_] or "").partition(": ")
                 rows.append({"benchmark": name, "key": key, "shard": shard, "stage": stage, "error": reason})

@@ -86,12 +86,13 @@ class EmbeddingScores:
 def average_prototypes(
     prototypes: Mapping[str, Sequence[str]], text_rows: Mapping[str, int], texts: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """Return [P, D] unit rows: the mean of each prototype's unit text embeddings, normalised again.
+    """Return [P, D] unit rows: the mean of each prototype's unit text embeddings, normalised again; zero where all of those are zero.
 
     This is CLIP_benchmark's prompt ensemble (facts/benchmarks.md §3.7), with the mean taken in float64.
     """
     means = np.stack([texts[[text_rows[text] for text in members]].astype(np.float64).mean(axis=0) for members in prototypes.values()])
-    unit: npt.NDArray[np.float32] = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    unit: npt.NDArray[np.float32] = (means / np.where(norms == 0, 1, norms)).astype(np.float32)
     return unit
 
 
@@ -153,7 +154,8 @@ def _with_prototypes(
     if prototypes:
         vectors["prototype"] = average_prototypes(prototypes, rows["text"], vectors["text"])
         rows["prototype"] = {name: row for row, name in enumerate(prototypes)}
-        errors["prototype"] = [None] * len(prototypes)
+        reasons = [[errors["text"][rows["text"][text]] for text in texts] for texts in prototypes.values()]
+        errors["prototype"] = [next((reason for reason in of_texts if reason), None) for of_texts in reasons]
     return EmbeddingScores(vectors, rows, errors)
 
 
