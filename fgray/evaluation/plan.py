@@ -73,7 +73,8 @@ def plan_evaluation(job: EvalJob) -> Plan:
     store = ResultStore(job.store_uri, source.fingerprint())
     compute = resolve_compute(job.compute, source, _previous_compute(job))
     fingerprint = source.fingerprint()
-    images = [image_requests(loaded.images, loaded.cases.references("image"), fingerprint) for loaded in benchmarks.values()]
+    limit = job.data.max_pixels
+    images = [image_requests(loaded.images, loaded.cases.references("image"), fingerprint, limit) for loaded in benchmarks.values()]
     texts = [text_requests(loaded.cases.references("text"), fingerprint) for loaded in benchmarks.values()]
     work = plan_work(pa.concat_tables(images), pa.concat_tables(texts), store, compute.unit_rows)
     return Plan(job, benchmarks, source, compute, store, work)

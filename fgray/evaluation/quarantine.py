@@ -17,13 +17,13 @@ def count_failed(embedded: Embedded) -> int:
     return sum(error is not None for error in (*embedded.images.errors, *embedded.texts.errors))
 
 
-def list_quarantine(benchmarks: Mapping[str, LoadedBenchmark], fingerprint: str, embedded: Embedded) -> pa.Table:
+def list_quarantine(benchmarks: Mapping[str, LoadedBenchmark], fingerprint: str, max_pixels: int, embedded: Embedded) -> pa.Table:
     """List every image key and every text whose item has an error, once per benchmark; a text is its own key and lies in no shard."""
     errors = {id_: embedded.images.errors[row] for id_, row in embedded.image_rows.items() if embedded.images.errors[row]}
     errors |= {id_: embedded.texts.errors[row] for id_, row in embedded.text_rows.items() if embedded.texts.errors[row]}
     rows = []
     for name, loaded in benchmarks.items() if errors else ():
-        images = image_requests(loaded.images, loaded.cases.references("image"), fingerprint)
+        images = image_requests(loaded.images, loaded.cases.references("image"), fingerprint, max_pixels)
         texts = text_requests(loaded.cases.references("text"), fingerprint)
         found = [*zip(*(images[c].to_pylist() for c in ("item_id", "key", "shard")), strict=True)]
         found += [(id_, text, "") for id_, text in zip(texts["item_id"].to_pylist(), texts["text"].to_pylist(), strict=True)]

@@ -90,7 +90,7 @@ def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] |
     start = time.monotonic()
     embedded, progress = embed(plan.work, model, plan.store, plan.compute, job.data.max_pixels)
     folder.storage.write_bytes(RunFolder.LOG, "".join(line + "\n" for line in progress.log).encode())
-    quarantine = list_quarantine(plan.benchmarks, model.fingerprint(), embedded)
+    quarantine = list_quarantine(plan.benchmarks, model.fingerprint(), job.data.max_pixels, embedded)
     folder.write_table(RunFolder.QUARANTINE, quarantine)
     account(plan.work, embedded, job.data.max_corrupt_fraction, folder.uri)
     run["items"] = {
@@ -108,8 +108,9 @@ def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] |
         "splits": progress.splits,
     }
 
-    scorers = {name: embedding_scorer(loaded, model.fingerprint(), embedded) for name, loaded in plan.benchmarks.items()}
-    return _finish(job, plan.benchmarks, scorers, model.fingerprint(), run, folder)
+    fingerprint, limit = model.fingerprint(), job.data.max_pixels
+    scorers = {name: embedding_scorer(loaded, fingerprint, limit, embedded) for name, loaded in plan.benchmarks.items()}
+    return _finish(job, plan.benchmarks, scorers, fingerprint, run, folder)
 
 
 def _evaluate_precomputed(job: EvalJob, config: PrecomputedModel, folder: RunFolder, source: Mapping[str, Any] | None) -> RunResult:

@@ -131,9 +131,9 @@ class PrecomputedPairs:
         return texts[0]
 
 
-def embedding_scorer(loaded: LoadedBenchmark, fingerprint: str, embedded: Embedded) -> EmbeddingScores:
+def embedding_scorer(loaded: LoadedBenchmark, fingerprint: str, max_pixels: int, embedded: Embedded) -> EmbeddingScores:
     """Return the scorer of one benchmark over the embeddings of a run."""
-    images = image_requests(loaded.images, loaded.cases.references("image"), fingerprint)
+    images = image_requests(loaded.images, loaded.cases.references("image"), fingerprint, max_pixels)
     texts = text_requests(loaded.cases.references("text"), fingerprint)
     rows = {
         "image": {key: embedded.image_rows[id_] for key, id_ in zip(images["key"].to_pylist(), images["item_id"].to_pylist(), strict=True)},

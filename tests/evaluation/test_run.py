@@ -132,6 +132,18 @@ def test_a_decompression_bomb_is_quarantined(tmp_path: Path) -> None:
     assert row["key"] == "existence/images/000_0" and "pixels" in row["error"]
 
 
+def test_a_verdict_of_another_pixel_limit_is_not_reused_from_a_shared_store(tmp_path: Path) -> None:
+    data = write_spec(tmp_path / "data", subsets=("existence",))
+    Image.new("RGB", (1200, 1000)).save(data / "existence/images/000_0.jpg")
+    only = [{"name": "spec", "subsets": ["existence"]}]
+    excluded = []
+    for number, limit in enumerate((1_100_000, 1_300_000, 1_100_000)):
+        limits = {"root": str(data), "max_corrupt_fraction": 0.1, "max_pixels": limit}
+        job = job_of(data, tmp_path / f"run{number}", benchmarks=only, data=limits, store=str(tmp_path / "store"))
+        excluded.append(evaluate(job).metrics["spec/existence/i2t_accuracy"]["excluded"])
+    assert excluded == [1, 0, 1]
+
+
 def test_limit_takes_the_first_cases_of_each_subset_and_is_never_official(tmp_path: Path) -> None:
     job = job_of(write_spec(tmp_path / "data"), tmp_path / "run", limit=2)
     metrics = evaluate(job).metrics
