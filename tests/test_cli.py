@@ -110,7 +110,10 @@ def test_an_interrupt_is_quiet(tmp_path: Path) -> None:
     fifo = tmp_path / "config.yaml"
     os.mkfifo(fifo)  # reading it waits for a writer that never comes
     command = [sys.executable, "-m", "fgray", "plan", str(fifo)]
-    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    # A test run in the background of a shell inherits an ignored SIGINT, which a person's terminal does not send.
+    process = subprocess.Popen(
+        command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     deadline = time.monotonic() + 60
     while "fifo_open" not in (state := Path(f"/proc/{process.pid}/wchan").read_text()) and time.monotonic() < deadline:
         if state == "0":  # the kernel does not say where a process waits
