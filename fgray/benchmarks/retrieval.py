@@ -195,7 +195,8 @@ class Retrieval(FolderBenchmark):
         index = open_case_images(
             image_root, cache, (item.image for item in captioned), fix="unpack the images whole, or set images: FOLDER"
         )
-        hashes = {path.rpartition("/")[2]: sha256_hex(storage.read_bytes(path))}
+        # Whatever the file is called here, it stands for the release's caption file.
+        hashes = dict.fromkeys(source.hashes, sha256_hex(storage.read_bytes(path)))
         return Upstream(retrieval_cases(captioned, self.dataset), index, hashes)
 
     def metrics(self, cases: CaseSet) -> list[AnyMetric]:
