@@ -60,7 +60,7 @@ def read_captions(storage: Storage, path: str, split: str) -> list[Captioned]:
 def _from_lines(data: bytes, where: str, split: str) -> list[tuple[str, list[str]]]:
     found = []
     splits: set[str] = set()
-    for number, line in enumerate(_decode(data, where).splitlines(), start=1):
+    for number, line in enumerate(_decode(data, where).split("\n"), start=1):  # splitlines would also cut inside captions, at U+2028
         if not line.strip():
             continue
         place = f"{where} line {number}"
@@ -77,7 +77,7 @@ def _from_lines(data: bytes, where: str, split: str) -> list[tuple[str, list[str
 
 def _from_text(data: bytes, where: str) -> list[tuple[str, list[str]]]:
     found: dict[str, list[str]] = {}
-    for number, line in enumerate(_decode(data, where).splitlines()[1:], start=2):
+    for number, line in enumerate(_decode(data, where).split("\n")[1:], start=2):
         if not line.strip():
             continue
         # Captions hold commas, file names do not; the first ".jpg," ends the name.

@@ -75,6 +75,19 @@ def test_flickr8k(data_root: Path, tmp_path: Path) -> None:
             assert row["labels"] == [5 * int(row["case_id"][-6:]) + n for n in range(5)]
 
 
+@pytest.mark.parametrize("name", ["c.txt", "d.jsonl"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_caption_may_hold_other_line_separators(tmp_path: Path, name: str, newline: str) -> None:
+    """JSON allows U+2028 and U+0085 within a text as they stand; only a newline ends a line."""
+    caption = "one\u2028two\u0085three"
+    lines = {
+        "c.txt": ["image,caption", f"x.jpg,{caption}"],
+        "d.jsonl": [json.dumps({"image": "x.jpg", "captions": [caption]}, ensure_ascii=False)],
+    }
+    (tmp_path / name).write_bytes("".join(line + newline for line in lines[name]).encode())
+    assert read_captions(open_storage(str(tmp_path)), name, "test") == [Captioned("x.jpg", [caption])]
+
+
 def test_coco_karpathy_reads_the_official_captions(data_root: Path) -> None:
     storage = open_storage(str(data_root / "annotations/aro"))
     found = read_captions(storage, "coco_karpathy_test.json", "test")
@@ -94,6 +107,11 @@ def test_coco_karpathy_is_official_by_counts_and_hash(data_root: Path, tmp_path:
     changed = source.read_text().replace("red helmet", "blue helmet", 1)
     (tmp_path / "coco_karpathy_test.json").write_text(changed)
     assert not Retrieval(dataset="coco_karpathy").load(str(tmp_path), str(tmp_path / "cache")).official
+    (tmp_path / "mine.json").write_text(changed)
+    renamed = Retrieval(dataset="coco_karpathy", annotations="mine.json").load(str(tmp_path), str(tmp_path / "cache"))
+    assert renamed.cases.table.num_rows == 30_010 and not renamed.official, "another name does not make another file official"
+    (tmp_path / "mine.json").write_bytes(source.read_bytes())
+    assert Retrieval(dataset="coco_karpathy", annotations="mine.json").load(str(tmp_path), str(tmp_path / "cache")).official
 
 
 FORMATS: dict[str, str] = {
