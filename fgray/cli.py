@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,6 +47,7 @@ Options = Annotated[
 
 def main() -> None:
     """Run the command line; a mistake that the user can mend is one line on standard error and exit status 1."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.path.append(str(Path.cwd()))  # so that `path: my_encoder:MyEncoder` finds a file beside where the command is typed
     try:
         app()
@@ -55,6 +57,11 @@ def main() -> None:
         for line in (str(error), *getattr(error, "__notes__", ())):
             print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def _terminate(number: int, frame: object) -> None:
+    """End like an interrupt, which releases locks and stops workers: schedulers and spot machines ask so before they kill."""
+    sys.exit(128 + number)
 
 
 @app.command()

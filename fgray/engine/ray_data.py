@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from ray._private import ray_constants
 from ray.data import ActorPoolStrategy, DataContext
 
 from fgray import errors
@@ -32,6 +35,7 @@ from fgray.errors import FgrayError, RunError
 
 WAVE = 2_000  # units planned into one Ray Data execution; bounds the driver's memory
 MAX_DEATHS = 2  # attempts of a unit that may die before it is split
+MAX_STARTS = 3  # of one worker that die before it is built; Ray itself would try for ever
 ARRAY = "array."  # prefix of array columns in a row
 
 
@@ -82,7 +86,7 @@ def start_ray(stages: Sequence[Stage]) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what a user needs to know comes through receipts
     # Logical CPUs: a pipeline that wants more than there are would wait for ever without a word.
     demand = sum(stage.workers * stage.cpus for stage in stages)
-    with _no_stderr():
+    with _no_stderr(), _loopback(), _own_sigterm():
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, int(np.ceil(demand)) + 1),
@@ -97,6 +101,38 @@ def start_ray(stages: Sequence[Stage]) -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.CRITICAL)  # the console; Ray's own log files keep everything
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Keep every port of the Ray that starts in the body on 127.0.0.1; by itself Ray listens on all interfaces.
+
+    Ray knows this only as the absence of clusters on Windows and macOS, where it spares users a firewall's question.
+    """
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # for Ray's own processes; this one has read it when Ray was imported
+    before, constant = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, which Ray replaces by one that ends in an abort and a dump."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager
@@ -126,6 +162,16 @@ class _Ledger:
 
     def __init__(self) -> None:
         self.open: dict[tuple[int, str], int] = {}
+        self.starts: dict[str, int] = {}
+
+    def start(self, actor: str) -> int:
+        """Note that an actor begins to be built and return how often it has begun before; Ray starts a dead one anew."""
+        self.starts[actor] = self.starts.get(actor, 0) + 1
+        return self.starts[actor] - 1
+
+    def built(self, actor: str) -> None:
+        """Forget an actor's starts: what happens later is its units' doing."""
+        self.starts.pop(actor, None)
 
     def begin(self, unit: int, stage: str) -> int:
         """Note the start of an attempt and return how many earlier ones never ended."""
@@ -147,11 +193,18 @@ class _StageWorker:
     def __init__(self, stage: Stage, ledger: Any, store: ResultStore | None, numerics: dict[str, Any]) -> None:
         self.name, self.ledger, self.store, self.numerics = stage.name, ledger, store, numerics
         self.broken: Exception | None = None
+        actor = ray.get_runtime_context().get_actor_id() or ""
+        deaths = ray.get(ledger.start.remote(actor))
+        if deaths >= MAX_STARTS:
+            what = f"the {stage.name} worker died {deaths} times while it started (killed for its memory, or crashed)"
+            self.broken = RunError(what, fix="free memory or lower compute.workers; compute.runner=serial shows a crash")
+            return
         try:
             self.function = stage.build()
             limit_threads(stage.threads)
         except Exception as error:
             self.broken = error
+        ledger.built.remote(actor)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         parcel = _from_batch(batch)

@@ -29,9 +29,14 @@ class Widen:
 
 
 class Square:
-    """Squares; `poison` numbers kill the process or run out of memory; `calls` counts how often each was computed."""
+    """Squares; `poison` numbers kill the process or run out of memory; `calls` counts how often each was computed.
+
+    With `how` "stillborn" the process dies before it is built.
+    """
 
     def __init__(self, how: str, poison: frozenset[int], calls: Path | None) -> None:
+        if how == "stillborn":
+            os.kill(os.getpid(), signal.SIGKILL)
         self.how, self.poison, self.calls = how, poison, calls
 
     def __call__(self, chunk: Chunk):

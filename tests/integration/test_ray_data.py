@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from fgray.engine.units import make_units
 from fgray.errors import RunError
 from tests.engine.toy import number_items, toy_stages
 
+PROJECT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.xdist_group("ray")
 
 
@@ -54,6 +57,22 @@ def test_an_item_that_kills_its_workers_is_set_aside_alone(tmp_path: Path) -> No
 def test_a_stages_own_exception_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="the square stage failed with ValueError: a bug in the stage"):
         run(tmp_path / "store", range(8), 4, how="bug", poison=[5])
+
+
+def test_a_worker_that_dies_whenever_it_starts_fails_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the square worker died 3 times while it started"):
+        run(tmp_path / "store", range(8), 4, how="stillborn", workers=2)
+
+
+def test_no_port_is_open_to_other_machines(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from tests.integration.processes import addresses; from tests.integration.test_ray_data import run\n"
+        "run(Path(sys.argv[1]), range(8), 4)\n"
+        "print(*addresses(os.getpid()), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["127.0.0.1"]  # Ray's servers do listen, so none at all would be a test that looks at nothing
 
 
 def test_a_killed_worker_costs_only_its_unit(tmp_path: Path) -> None:
