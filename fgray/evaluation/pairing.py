@@ -95,7 +95,7 @@ def paired_samples(benchmark: str, first: RunData, second: RunData) -> Pair:
     """Join a benchmark's samples of two runs.
 
     Raises:
-        DataError: the runs have different cases.
+        DataError: the runs have different cases, or different images under the same keys.
     """
     tables = []
     for run in (first, second):
@@ -106,6 +106,9 @@ def paired_samples(benchmark: str, first: RunData, second: RunData) -> Pair:
         both = len(keys[0] & keys[1])
         problem = f"the runs have different cases: {len(keys[0])} in A, {len(keys[1])} in B, {both} in both"
         raise DataError(problem, where=benchmark, fix="evaluate both on the same data with the same limit")
+    images = {run.benchmarks[benchmark].get("images", {}).get("fingerprint") for run in (first, second)}
+    if len(images - {None}) > 1:
+        raise DataError("the runs saw different images under the same keys", where=benchmark, fix="evaluate both on the same data")
     a, b = tables
     # Of a pool only the best candidates are listed, and those differ between models.
     small_a, small_b = (table.filter(pc.is_null(table["pool"])) for table in tables)

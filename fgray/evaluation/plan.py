@@ -126,12 +126,21 @@ def data_fingerprint(loaded: LoadedBenchmark) -> str:
     return digest.hexdigest()
 
 
+def images_fingerprint(loaded: LoadedBenchmark) -> str:
+    """Return the hash of the images alone: their keys and contents, wherever and however they are stored."""
+    return hashlib.sha256(b"".join(_images(loaded))).hexdigest()
+
+
 def _content(loaded: LoadedBenchmark) -> Iterator[bytes]:
     for row in loaded.cases.table.sort_by("case_id").to_pylist():
         yield repr(sorted(row.items())).encode()
     for groups in (loaded.cases.pools, loaded.cases.prototypes):
         for name in sorted(groups):
             yield repr((name, groups[name])).encode()
+    yield from _images(loaded)
+
+
+def _images(loaded: LoadedBenchmark) -> Iterator[bytes]:
     rows = loaded.images.locate(loaded.cases.references("image"))
     for key, sha in sorted(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True)):
         yield key.encode() + sha

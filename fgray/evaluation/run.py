@@ -20,7 +20,7 @@ from fgray.engine.lease import run_lease
 from fgray.engine.units import ID_TYPE
 from fgray.errors import RunError
 from fgray.evaluation.controls import shuffled_controls
-from fgray.evaluation.plan import Plan, data_fingerprint, load_benchmarks, plan_evaluation
+from fgray.evaluation.plan import Plan, data_fingerprint, images_fingerprint, load_benchmarks, plan_evaluation
 from fgray.evaluation.quarantine import account, count_failed, list_quarantine
 from fgray.evaluation.scorers import embedding_scorer, precomputed_scorer
 from fgray.evaluation.scoring import Scorer, score_cases
@@ -219,6 +219,6 @@ def _describe_benchmark(loaded: LoadedBenchmark) -> dict[str, Any]:
         "published": published,
         "primary": list(info.primary),
         "metrics": [metric_to_dict(metric) for metric in loaded.metrics],
-        "images": {"requested": len(loaded.cases.references("image"))},
+        "images": {"requested": len(loaded.cases.references("image")), "fingerprint": images_fingerprint(loaded)},
         "texts": {"requested": len(loaded.cases.references("text"))},
     }

@@ -15,6 +15,7 @@ from fgray.errors import DataError, NotFound
 from fgray.evaluation.compare import Comparison, compare_runs
 from fgray.metrics.spec import AnyMetric, Macro, Metric, to_dict
 from fgray.runs import RunFolder
+from tests.benchmarks.layouts import noise, run, write_spec
 from tests.metrics.make import right, sample, table
 
 STATS = StatsConfig(resamples=2000)
@@ -154,6 +155,19 @@ def test_metrics_of_one_run_only_are_listed(tmp_path: Path) -> None:
     result = compare_runs(write_run(tmp_path / "a", rows, [I2T, T2I]), write_run(tmp_path / "b", rows, [I2T]), STATS)
     assert [item.name for item in result.metrics] == [I2T.name]
     assert result.not_compared == {"a": [T2I.name], "b": []}
+
+
+def test_runs_on_other_images_under_the_same_names_are_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_spec(data, {"existence": 2}, sets=2)
+    benchmark = {"name": "spec", "root": str(data), "subsets": ["existence"]}
+    for name, seed in (("a", 0), ("b", 1)):
+        run(tmp_path / name, [benchmark], {"kind": "tiny", "seed": seed})
+    assert len(compare_runs(str(tmp_path / "a"), str(tmp_path / "b"), STATS).metrics) == 3
+    noise(data / "existence/images/001_0.png", 77)
+    run(tmp_path / "c", [benchmark], {"kind": "tiny"})
+    with pytest.raises(DataError, match="different images under the same keys .spec.: evaluate both on the same data"):
+        compare_runs(str(tmp_path / "a"), str(tmp_path / "c"), STATS)
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
