@@ -16,10 +16,13 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 from fgray.errors import DataError, StorageError
+from fgray.storage.local import is_local_error, local_error
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
 _TIMEOUT_S = 60
+_SCRATCH = ".unpack-"
+_LINE_S = 5.0  # between lines of progress
 
 
 def download(
@@ -34,14 +37,14 @@ def download(
         url: http or https address.
         target: local path; its folder is made.
         size: expected bytes; a file of another length is an error once the server says it is whole.
-        report: called with one line per retry.
+        report: called with one line every few seconds, and per retry.
         pause_s: pause before the first retry in seconds; it doubles.
 
     Returns:
         `target`.
 
     Raises:
-        StorageError: the server refuses, cannot be reached, or breaks off every time.
+        StorageError: the server refuses, cannot be reached, or breaks off every time; or the disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -49,13 +52,15 @@ def download(
         if attempt:
             time.sleep(pause_s * 2 ** (attempt - 1))
         try:
-            expected = _continue(url, part)
+            expected = _continue(url, part, lambda have, whole: report(f"{target.name}: {_progress(have, whole)}"))
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code not in (408, 429):
                 raise StorageError(f"the server answers {error.code} {error.reason}", where=url, fix="check the address") from error
             problem = f"the server answers {error.code}"
         except (OSError, HTTPException) as error:
-            problem = str(error) or type(error).__name__
+            if isinstance(error, OSError) and is_local_error(error):
+                raise local_error(error, str(part)) from error
+            problem = str(getattr(error, "reason", "") or error) or type(error).__name__
         else:
             have = part.stat().st_size
             if expected is None or have == expected:
@@ -69,7 +74,11 @@ def download(
     raise StorageError(f"cannot download: {problem}", where=url, fix="check the network, then run the same command again: it resumes")
 
 
-def _continue(url: str, part: Path) -> int | None:
+def _progress(have: int, whole: int | None) -> str:
+    return f"{have / 1e6:,.0f} MB" if not whole else f"{have / 1e6:,.0f} of {whole / 1e6:,.0f} MB ({have / whole:.0%})"
+
+
+def _continue(url: str, part: Path, report: Callable[[int, int | None], None]) -> int | None:
     """Ask for the rest of the file and append it; return the whole length that the server states."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url)
@@ -97,7 +106,12 @@ def _continue(url: str, part: Path) -> int | None:
             else:
                 etag_file.unlink(missing_ok=True)
         with part.open("ab" if resumed else "wb") as file:
-            shutil.copyfileobj(response, file, _BLOCK)
+            spoke = time.monotonic()
+            while block := response.read(_BLOCK):
+                file.write(block)
+                if time.monotonic() - spoke > _LINE_S:
+                    spoke = time.monotonic()
+                    report(file.tell(), expected)
             file.flush()
             os.fsync(file.fileno())
     return expected
@@ -125,7 +139,9 @@ def unzip(archive: Path, folder: Path) -> list[str]:
         DataError: it is damaged, or an entry is a link or leads out of `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder) as scratch:
+    for stale in folder.glob(_SCRATCH + "*"):  # of a call that was killed
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
         try:
             with zipfile.ZipFile(archive) as content:
                 for entry in content.infolist():

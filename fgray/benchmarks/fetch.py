@@ -15,6 +15,7 @@ from fgray.benchmarks.download import download, file_digest, unzip
 from fgray.benchmarks.retrieval import SOURCES
 from fgray.benchmarks.sugarcrepe import SugarCrepe
 from fgray.errors import ConfigError, DataError, StorageError, did_you_mean
+from fgray.storage.local import local_error
 
 RECEIPT = "fetched.json"
 _PARTS = ".fgray-download"
@@ -92,7 +93,7 @@ def fetch_benchmark(
     Raises:
         ConfigError: nothing is known to fetch under that name, or `dst` is not a local folder.
         DataError: a checksum or size is wrong, or an archive is unsafe.
-        StorageError: a server cannot be reached.
+        StorageError: a server cannot be reached, or `dst` cannot be written.
     """
     if remotes is None:
         if name not in REMOTES:
@@ -104,13 +105,19 @@ def fetch_benchmark(
         raise ConfigError(
             "fetch writes to local folders only", where=dst, fix="fetch to a local folder, then `fgray import` it to the prefix"
         )
-    folder = Path(dst)
+    if base_url is not None and not re.match(r"https?://[^/]", base_url):
+        raise ConfigError(f"'{base_url}' is no address of a server", where="mirror", fix="write it like https://mirror.example.org")
+    try:
+        return _fetch_all(remotes, Path(dst), base_url, report)
+    except OSError as error:
+        raise local_error(error, error.filename or dst) from error
+
+
+def _fetch_all(remotes: tuple[Remote, ...], folder: Path, base_url: str | None, report: Callable[[str], None]) -> list[dict[str, object]]:
     folder.mkdir(parents=True, exist_ok=True)
-    receipts: dict[str, dict[str, object]] = {}
-    if (folder / RECEIPT).exists():
-        receipts = {entry["path"]: entry for entry in json.loads((folder / RECEIPT).read_text())}
+    receipts = _read_receipts(folder / RECEIPT)
     for remote in remotes:
-        if remote.path in receipts:
+        if remote.path in receipts and (remote.path.endswith(".zip") or (folder / remote.path).exists()):
             report(f"{remote.path}: already here")
             continue
         receipts[remote.path] = _fetch(remote, folder, base_url, report)
@@ -119,6 +126,15 @@ def fetch_benchmark(
         pending.replace(folder / RECEIPT)
     shutil.rmtree(folder / _PARTS, ignore_errors=True)
     return list(receipts.values())
+
+
+def _read_receipts(path: Path) -> dict[str, dict[str, object]]:
+    if not path.exists():
+        return {}
+    try:
+        return {entry["path"]: entry for entry in json.loads(path.read_bytes())}
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError("not a list of what was fetched", where=str(path), fix="delete it and fetch again") from error
 
 
 def _fetch(remote: Remote, folder: Path, base_url: str | None, report: Callable[[str], None]) -> dict[str, object]:

@@ -23,6 +23,7 @@ _MEANING = {
     errno.EROFS: ("the file system is read-only", "choose another place"),
     errno.EISDIR: ("this is a folder, not a file", "name a file"),
     errno.ENOTDIR: ("a part of this path is a file, not a folder", "check the path"),
+    errno.EEXIST: ("a part of this path is a file, not a folder", "check the path"),  # mkdir's name for it
     errno.ENAMETOOLONG: ("the file name is too long", "shorten it"),
     errno.EMFILE: ("too many open files", "raise `ulimit -n`"),
 }
@@ -128,8 +129,18 @@ class LocalStorage(Storage):
         except FileNotFoundError as error:
             raise NotFound("no such file", where=self.address(path), fix="check the path") from error
         except OSError as error:
-            what, fix = _MEANING.get(error.errno or 0, (f"input/output error ({error.strerror or error})", "check the disk"))
-            raise StorageError(what, where=self.address(path), fix=fix) from error
+            raise local_error(error, self.address(path)) from error
+
+
+def local_error(error: OSError, address: str) -> StorageError:
+    """Return what an error of this machine's file systems means, and the remedy."""
+    what, fix = _MEANING.get(error.errno or 0, (f"input/output error ({error.strerror or error})", "check the disk"))
+    return StorageError(what, where=address, fix=fix)
+
+
+def is_local_error(error: OSError) -> bool:
+    """Return whether an error is one of file systems (a full disk), not of the network."""
+    return error.errno in _MEANING
 
 
 def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fgray.benchmarks import download as downloads
 from fgray.benchmarks.download import download, unzip
 from fgray.benchmarks.fetch import REMOTES, Remote, fetch_benchmark
 from fgray.errors import ConfigError, DataError, StorageError
@@ -259,3 +260,51 @@ def test_an_interrupted_fetch_keeps_what_is_done(server: Server, tmp_path: Path)
     server.files["/two.json"] = b"2"
     assert len(fetch_benchmark("test", str(tmp_path), base_url=server.url, remotes=remotes)) == 2
     assert [path for _, path, _ in server.requests].count("/one.json") == 1
+
+
+def test_a_long_download_says_how_far_it_is(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "_LINE_S", 0.0)
+    server.files["/big.bin"] = PAYLOAD * 3
+    lines: list[str] = []
+    download(f"{server.url}/big.bin", tmp_path / "big.bin", report=lines.append)
+    assert lines[0] == "big.bin: 1 of 3 MB (34%)"
+    assert lines[-1] == "big.bin: 3 of 3 MB (100%)"
+
+
+def test_a_deleted_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    server.files["/one.json"] = b"1"
+    remotes = (Remote("one.json", "https://h/one.json"),)
+    fetch_benchmark("test", str(tmp_path), base_url=server.url, remotes=remotes)
+    (tmp_path / "one.json").unlink()
+    fetch_benchmark("test", str(tmp_path), base_url=server.url, remotes=remotes)
+    assert (tmp_path / "one.json").read_bytes() == b"1"
+
+
+def test_wrong_places_are_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(StorageError, match="is a file, not a folder"):
+        fetch_benchmark("sugarcrepe", str(file))
+    with pytest.raises(ConfigError, match="'mirror.org' is no address of a server"):
+        fetch_benchmark("sugarcrepe", str(tmp_path / "new"), base_url="mirror.org")
+    (tmp_path / "fetched.json").write_text("{")
+    with pytest.raises(DataError, match="delete it and fetch again"):
+        fetch_benchmark("sugarcrepe", str(tmp_path))
+
+
+def test_a_full_disk_is_no_network_problem(server: Server, tmp_path: Path) -> None:
+    server.files["/f"] = b"x" * 10
+    (tmp_path / "f.part").symlink_to("/dev/full")
+    lines: list[str] = []
+    with pytest.raises(StorageError, match="the disk is full"):
+        download(f"{server.url}/f", tmp_path / "f", report=lines.append, pause_s=0.001)
+    assert lines == []
+
+
+def test_what_a_killed_unpacking_left_goes(tmp_path: Path) -> None:
+    (tmp_path / ".unpack-abc").mkdir()
+    (tmp_path / ".unpack-abc/half.jpg").write_bytes(b"half")
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zipped({"new.txt": b"new"}))
+    unzip(archive, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "new.txt"]
