@@ -25,7 +25,7 @@ from fgray.evaluation.quarantine import account, count_failed, list_quarantine
 from fgray.evaluation.scorers import embedding_scorer, precomputed_scorer
 from fgray.evaluation.scoring import Scorer, score_cases
 from fgray.metrics.spec import to_dict as metric_to_dict
-from fgray.metrics.summary import summarise
+from fgray.metrics.summary import build_trees, summarise
 from fgray.models.precomputed import open_precomputed
 from fgray.report.html import write_report
 from fgray.runs import ITEM_SCHEMA, QUARANTINE_SCHEMA, RunFolder
@@ -63,6 +63,7 @@ def evaluate(job: EvalJob, source: Mapping[str, Any] | None = None) -> RunResult
     folder = RunFolder(job.output)
     _refuse_other_run(folder, job)
     with run_lease(folder.storage):
+        _refuse_other_run(folder, job)  # it may have come and gone since
         if isinstance(job.model, PrecomputedModel):
             return _evaluate_precomputed(job, job.model, folder, source)
         return _evaluate_encoder(plan_evaluation(job), folder, source)
@@ -136,10 +137,15 @@ def _finish(
     folder: RunFolder,
 ) -> RunResult:
     """Score, summarise and write everything that does not depend on how the scores came to be."""
-    tables, metrics, controls = [], {}, {}
+    metrics, controls = {}, {}
+    tables = {name: score_cases(name, loaded.cases, scorers[name]) for name, loaded in benchmarks.items()}
+    folder.write_table(
+        RunFolder.SAMPLES, pa.concat_tables(tables.values()).sort_by([(c, "ascending") for c in ("benchmark", "subset", "task", "case_id")])
+    )
     for name, loaded in benchmarks.items():
-        samples = score_cases(name, loaded.cases, scorers[name])
-        tables.append(samples)
+        build_trees(tables[name], loaded.metrics)  # refuses a metric without samples, before intervals take their time
+    for name, loaded in benchmarks.items():
+        samples = tables[name]
         metrics.update(summarise(samples, loaded.metrics, job.stats))
         controls.update(loaded.controls)
         if loaded.shuffled_control:
@@ -149,9 +155,6 @@ def _finish(
         "model": model_fingerprint,
         "data": {name: data_fingerprint(loaded) for name, loaded in benchmarks.items()},
     }
-    folder.write_table(
-        RunFolder.SAMPLES, pa.concat_tables(tables).sort_by([(c, "ascending") for c in ("benchmark", "subset", "task", "case_id")])
-    )
     folder.write_json(RunFolder.RUN, run)
     folder.write_json(RunFolder.METRICS, {"fingerprints": fingerprints, "metrics": metrics, "controls": controls})
     report = write_report(folder, lambda benchmark, key: read_image(benchmarks[benchmark], key))
@@ -187,6 +190,7 @@ def _describe(job: EvalJob, source: Mapping[str, Any] | None, benchmarks: Mappin
             "machine": platform.machine(),
             "executable": f"python{sys.version_info[0]}.{sys.version_info[1]}",
         },
+        "stats": job.stats.model_dump(mode="json"),
         "primary": list(job.primary),
         "benchmarks": {name: _describe_benchmark(loaded) for name, loaded in benchmarks.items()},
     }

@@ -44,7 +44,7 @@ def report_page(run: Mapping[str, Any], metrics: Mapping[str, Any], samples: pa.
     views = benchmark_views(run, metrics)
     card = (run.get("model") or {}).get("card") or {}
     model = str(card.get("name") or "The model")
-    level = ((run.get("config") or {}).get("stats") or {}).get("level", 0.95)
+    level = (run.get("stats") or {}).get("level", 0.95)  # resolved; the configuration may say ${LEVEL}
     items = run.get("items") or {}
     policies = gallery.tie_policies(run)
     failed, passed = gallery.select(samples, policies)

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fgray.config import load_config
 from fgray.config.schema import EvalJob
 from fgray.engine.gc import collect
-from fgray.errors import ConfigError, RunError
+from fgray.errors import ConfigError, DataError, RunError
 from fgray.evaluation import evaluate, plan_evaluation
 from tests.small_data import spec_items, write_spec
 
@@ -120,6 +121,35 @@ def test_too_much_damage_fails_the_run_and_names_the_list(tmp_path: Path) -> Non
     assert "quarantine.parquet" in str(caught.value)
     assert pq.read_table(tmp_path / "run" / "quarantine.parquet").num_rows == 1
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_metric_without_a_single_sample_fails_the_run_and_the_samples_say_why(tmp_path: Path) -> None:
+    data = write_spec(tmp_path / "data", cases=1, subsets=("existence",))
+    damage(data / "existence/images/000_1.jpg")
+    only = [{"name": "spec", "subsets": ["existence"]}]
+    job = job_of(data, tmp_path / "run", benchmarks=only, data={"root": str(data), "max_corrupt_fraction": 0.5})
+    with pytest.raises(DataError, match="all 2 samples are excluded .*i2t|all 2 samples are excluded .*t2i") as caught:
+        evaluate(job)
+    assert "\n" not in str(caught.value) and "quarantine" in str(caught.value)
+    samples = pq.read_table(tmp_path / "run" / "samples.parquet").to_pylist()
+    assert {row["task"]: row["excluded"].partition(":")[0] for row in samples if row["excluded"]} == {"i2t": "query", "t2i": "candidate"}
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_the_report_shows_the_resolved_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEVEL", "0.8")
+    config = tmp_path / "eval.yaml"
+    config.write_text(
+        f"{{job: eval, name: test, model: {{kind: tiny}}, data: {{root: '{write_spec(tmp_path / 'data', subsets=('existence',))}'}}, "
+        "benchmarks: [{name: spec, subsets: [existence]}], compute: {runner: serial}, stats: {level: '${LEVEL}'}, "
+        f"output: '{tmp_path / 'run'}'}}"
+    )
+    loaded = load_config(str(config))
+    evaluate(loaded.job, loaded.source)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["config"]["stats"]["level"], run["stats"]["level"]) == ("${LEVEL}", 0.8)
+    assert "80 %" in (page := (tmp_path / "run" / "report.html").read_text()) or "80%" in page
+    assert "95 %" not in page and "95% " not in page
 
 
 def test_a_decompression_bomb_is_quarantined(tmp_path: Path) -> None:
