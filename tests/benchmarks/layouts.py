@@ -58,14 +58,14 @@ COLOUR_MODEL = {"kind": "python", "path": "tests.benchmarks.layouts:ColourEncode
 CONSTANT_MODEL = {"kind": "python", "path": "tests.benchmarks.layouts:ConstantEncoder"}
 
 
-def run(out: Path, benchmarks: list[dict[str, Any]], model: dict[str, Any], **compute: Any) -> tuple[RunResult, dict[str, dict[str, Any]]]:
-    """Evaluate and return the result with the rows of samples.parquet by case id."""
+def run(
+    out: Path, benchmarks: list[dict[str, Any]], model: dict[str, Any], job: dict[str, Any] | None = None, **compute: Any
+) -> tuple[RunResult, dict[str, dict[str, Any]]]:
+    """Evaluate and return the result with the rows of samples.parquet by case id; `job` adds sections to the configuration."""
     settings = {"runner": "serial", "workers": 1, "decode_workers": 1, "batch_size": 4, "device": "cpu", **compute}
     stats = {"resamples": 100}
-    job = EvalJob.model_validate(
-        {"job": "eval", "name": "t", "output": str(out), "model": model, "benchmarks": benchmarks, "compute": settings, "stats": stats}
-    )
-    result = evaluate(job)
+    whole = {"job": "eval", "name": "t", "output": str(out), "model": model, "benchmarks": benchmarks, "compute": settings, "stats": stats}
+    result = evaluate(EvalJob.model_validate({**whole, **(job or {})}))
     samples = RunFolder(str(out)).read_table(RunFolder.SAMPLES).to_pylist()
     return result, {row["case_id"]: row for row in samples}
 

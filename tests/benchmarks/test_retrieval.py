@@ -55,6 +55,28 @@ def test_hand_counted(tmp_path: Path) -> None:
     assert by_cluster == {"r": 3, "b": 2, "p": 2}, "an image and its captions are one cluster"
 
 
+def test_a_damaged_image_leaves_the_pool_and_takes_only_its_own_cases_along(tmp_path: Path) -> None:
+    """Without r: b finds "blue"; p finds "purple" of r, and its own "red" is second. Captions: "blue" finds b, "red" of p finds p."""
+    write_colours(tmp_path / "d")
+    (tmp_path / "d/r.png").write_bytes(b"")
+    tolerant = {"data": {"max_corrupt_fraction": 0.5}}
+    result, samples = run(tmp_path / "run", [{"name": "retrieval", "root": str(tmp_path / "d")}], COLOUR_MODEL, job=tolerant)
+    excluded = {case.removeprefix("captions/"): row["excluded"] for case, row in samples.items() if row["excluded"]}
+    assert excluded == {
+        "text_retrieval/000000": "query: decode: zero bytes",
+        "image_retrieval/000000": "right candidate: decode: zero bytes",
+        "image_retrieval/000001": "right candidate: decode: zero bytes",
+    }
+    blue, red = (samples[f"captions/image_retrieval/{number:06d}"] for number in (2, 3))
+    assert [(row["num_candidates"], row["prediction"], row["labels"], row["shown"]) for row in (blue, red)] == [
+        (2, 1, [1], [1, 2]),
+        (2, 2, [2], [2, 1]),
+    ], "positions are those of the whole pool"
+    recall = {task: result.metrics[f"retrieval/captions/{task}_recall@1"] for task in ("text_retrieval", "image_retrieval")}
+    assert [(entry["correct"], entry["count"], entry["excluded"]) for entry in recall.values()] == [(1, 2, 1), (2, 2, 2)]
+    assert recall["image_retrieval"]["chance"] == 1 / 2 and recall["text_retrieval"]["chance"] == 1 / 4
+
+
 def test_other_split(tmp_path: Path) -> None:
     write_colours(tmp_path)
     solid(tmp_path / "gone.png", RED)
