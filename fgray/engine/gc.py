@@ -14,6 +14,7 @@ from fgray.errors import ConfigError
 from fgray.runs import RunFolder
 from fgray.storage import open_storage
 
+LEFTOVER_SECONDS = 24 * 3600.0  # no writer needs a day for one file
 Needs = dict[tuple[str, str], pa.Array]  # (model fingerprint, kind) -> ids
 
 
@@ -25,12 +26,14 @@ class Collected:
         parts: number of result parts that went.
         bytes: their size.
         kept: number of parts that stay.
+        leftovers: number of half-written files of killed writers that went.
         dry_run: nothing was removed, only counted.
     """
 
     parts: int
     bytes: int
     kept: int
+    leftovers: int
     dry_run: bool
 
 
@@ -39,7 +42,7 @@ def collect(store: str, runs: Sequence[str], dry_run: bool = False) -> Collected
 
     A part goes when none of its items is needed, or when every needed one also stands in a part that comes before it
     (duplicates are read from the smallest unit id). A run that is at work on the store and not named loses what it has
-    computed so far, and computes it again when resumed.
+    computed so far, and computes it again when resumed. Files that killed writers left half-written a day ago go, too.
 
     Raises:
         ConfigError: no run is named, which would empty the store.
@@ -66,10 +69,11 @@ def collect(store: str, runs: Sequence[str], dry_run: bool = False) -> Collected
                 left = left.filter(pc.invert(serves))
             else:
                 removed.append((path, size))
+    leftovers = storage.leftovers(LEFTOVER_SECONDS)
     if not dry_run:
-        for path, _ in removed:
+        for path in (*(path for path, _ in removed), *(info.path for info in leftovers)):
             storage.delete(path)
-    return Collected(len(removed), sum(size for _, size in removed), kept, dry_run)
+    return Collected(len(removed), sum(size for _, size in removed), kept, len(leftovers), dry_run)
 
 
 def _needed_items(runs: Sequence[str]) -> Needs:

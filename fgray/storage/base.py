@@ -31,6 +31,9 @@ class FileInfo(NamedTuple):
     version: str
 
 
+Files = list[FileInfo]  # for the same reason
+
+
 class Storage(ABC):
     """A folder or S3 prefix. Picklable; connections are made when first used.
 
@@ -103,6 +106,10 @@ class Storage(ABC):
     @abstractmethod
     def delete(self, path: str) -> None:
         """Remove a file; an absent one is fine."""
+
+    def leftovers(self, older_than: float) -> Files:
+        """Return half-written files of writers that were killed, at least `older_than` seconds old; `list` never shows them."""
+        return []  # S3 shows an object only when it is whole; a bucket's lifecycle rules remove unfinished uploads
 
     @abstractmethod
     def child(self, path: str) -> Storage:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fgray.errors import NotFound, StorageError
-from fgray.storage.base import Blocks, FileInfo, Storage, check_path
+from fgray.storage.base import Blocks, FileInfo, Files, Storage, check_path
 
 TEMPORARY = ".fgray-"  # files that a killed writer left behind begin so; they are never listed
 
@@ -113,6 +114,13 @@ class LocalStorage(Storage):
             found = list(_walk(folder, prefix, frozenset())) if folder.is_dir() else []
         yield from sorted(found)
 
+    def leftovers(self, older_than: float) -> Files:
+        """See `Storage.leftovers`."""
+        limit = time.time() - older_than
+        with self._errors(""):
+            found = list(_walk(self._root, "", frozenset(), temporary=True)) if self._root.is_dir() else []
+        return sorted(info for info in found if int(info.version) < limit * 1e9)
+
     def delete(self, path: str) -> None:
         """See `Storage.delete`."""
         with self._errors(path):
@@ -143,7 +151,7 @@ def is_local_error(error: OSError) -> bool:
     return error.errno in _MEANING
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:
+def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]], temporary: bool = False) -> Iterator[FileInfo]:
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -152,8 +160,8 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
         for entry in entries:
             path = f"{prefix}/{entry.name}" if prefix else entry.name
             if entry.is_dir():
-                yield from _walk(Path(entry.path), path, above | {here})
-            elif entry.is_file() and not entry.name.startswith(TEMPORARY):
+                yield from _walk(Path(entry.path), path, above | {here}, temporary)
+            elif entry.is_file() and entry.name.startswith(TEMPORARY) == temporary:
                 info = entry.stat()
                 yield FileInfo(path, info.st_size, str(info.st_mtime_ns))
 

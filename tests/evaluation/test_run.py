@@ -1,6 +1,8 @@
 """The eval job end to end, in this process: what it writes, what it reuses, what it refuses."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -213,7 +215,11 @@ def test_garbage_collection_keeps_what_named_runs_read(tmp_path: Path) -> None:
     before = parts(tmp_path / "store")
     assert collect(store, [subsets["count"].output], dry_run=True).parts > 0
     assert parts(tmp_path / "store") == before
-    collect(store, [subsets["count"].output])
+    half = tmp_path / "store" / ".fgray-0.tmp"  # a killed writer's
+    half.write_bytes(b"half")
+    os.utime(half, (time.time() - 2 * 86400,) * 2)
+    assert collect(store, [subsets["count"].output]).leftovers == 1
+    assert not half.exists()
     assert len(stored_rows(tmp_path / "store", "embed_image")) == spec_items(subsets=("count",))
     assert plan_evaluation(subsets["count"]).work.missing == 0
     assert plan_evaluation(subsets["existence"]).work.missing == 12 and plan_evaluation(other).work.missing == 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,3 +132,14 @@ def test_stray_files_of_killed_writers_are_not_listed(tmp_path: Path) -> None:
     (tmp_path / ".fgray-0123.tmp").write_bytes(b"half")
     assert [info.path for info in storage.list()] == ["x"]
     assert os.listdir(tmp_path) != ["x"]  # noqa: PTH208  it is there, just not ours to show
+
+
+def test_half_written_files_of_killed_writers_are_found_when_old(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    storage.write_bytes("model/kind/part-1.parquet", b"whole")
+    for name, age in (("old", 7200), ("new", 0)):
+        file = tmp_path / "model/kind" / f".fgray-{name}.tmp"
+        file.write_bytes(b"half")
+        os.utime(file, (time.time() - age,) * 2)
+    assert [info.path for info in storage.leftovers(3600)] == ["model/kind/.fgray-old.tmp"]
+    assert open_storage(str(tmp_path / "none")).leftovers(3600) == []
