@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -48,6 +49,9 @@ Options = Annotated[
 def main() -> None:
     """Run the command line; a mistake that the user can mend is one line on standard error and exit status 1."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal or pipe that is not UTF-8
     sys.path.append(str(Path.cwd()))  # so that `path: my_encoder:MyEncoder` finds a file beside where the command is typed
     try:
         app()
@@ -56,6 +60,12 @@ def main() -> None:
             raise
         for line in (str(error), *getattr(error, "__notes__", ())):
             print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # e.g. standard output on a full disk
+        if os.environ.get("FGRAY_DEBUG"):
+            raise
+        where = f" [{error.filename}]" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}: FGRAY_DEBUG=1 shows where it happened", file=sys.stderr)
         sys.exit(1)
 
 
@@ -215,9 +225,15 @@ def fetch(
 
 
 @listing.command("benchmarks")
-def list_benchmarks() -> None:
-    """List what models can be evaluated on."""
-    show.table(fgray.list_benchmarks(), columns=("name", "title", "summary"))
+def list_benchmarks(name: Annotated[str | None, typer.Argument(help="Show the options of this one.")] = None) -> None:
+    """List what models can be evaluated on, or the options of one benchmark.
+
+    \b
+    Example:
+      fgray list benchmarks retrieval
+    """
+    columns = ("name", "title", "summary") if name is None else ("option", "default", "meaning")
+    show.table(fgray.list_benchmarks(name), columns=columns)
 
 
 @listing.command("models")

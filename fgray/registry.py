@@ -70,6 +70,9 @@ def import_object(path: str) -> object:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(f"cannot import '{module_name}' ({error})", where=path, fix="install it or put it on PYTHONPATH") from error
+    except Exception as error:  # whatever the code of the module raises
+        fix = "mend the module; FGRAY_DEBUG=1 shows the traceback"
+        raise ConfigError(f"importing '{module_name}' failed with {type(error).__name__}: {error}", where=path, fix=fix) from error
     if not hasattr(module, attribute):
         raise ConfigError(f"'{module_name}' has no '{attribute}'", where=path, fix=did_you_mean(attribute, vars(module)))
     return getattr(module, attribute)
@@ -85,4 +88,8 @@ def load_plugins() -> None:
         return
     _plugins_loaded = True
     for point in entry_points(group=PLUGIN_GROUP):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:  # other people's code
+            what = f"the plug-in '{point.name}' cannot be loaded ({type(error).__name__}: {error})"
+            raise ConfigError(what, where=point.value, fix="mend or uninstall its package; FGRAY_DEBUG=1 shows the traceback") from error

@@ -196,10 +196,19 @@ def fetch_benchmark(benchmark: str, destination: str, mirror: str | None = None)
     return fetch(benchmark, destination, base_url=mirror, report=lambda line: print(line, file=sys.stderr))
 
 
-def list_benchmarks() -> list[dict[str, str]]:
-    """Return name, title, summary, licence and address of every benchmark, those of plug-ins included."""
-    from fgray.benchmarks.base import BENCHMARKS
+def list_benchmarks(name: str | None = None) -> list[dict[str, str]]:
+    """Return name, title, summary, licence and address of every benchmark, those of plug-ins included.
 
+    Args:
+        name: of one benchmark; then its options are returned: option, default, meaning.
+
+    Raises:
+        ConfigError: there is no such benchmark.
+    """
+    from fgray.benchmarks.base import BENCHMARKS, options_of
+
+    if name is not None:
+        return options_of(BENCHMARKS.get(name))
     infos = {name: BENCHMARKS.get(name).info for name in BENCHMARKS.names()}
     return [{"name": name, "title": i.title, "summary": i.summary, "licence": i.licence, "url": i.url} for name, i in infos.items()]
 

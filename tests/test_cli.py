@@ -137,6 +137,37 @@ def test_lists() -> None:
     assert "mean_per_class_recall" in run("list", "metrics").stdout
 
 
+def test_the_options_of_a_benchmark_are_listed() -> None:
+    lines = run("list", "benchmarks", "spec_style", COLUMNS="160").stdout.splitlines()
+    rows = {line.split()[0]: line.rstrip() for line in lines[1:] if not line.startswith(" ")}
+    assert {"cases", "seed", "subsets"} <= set(rows)
+    assert rows["cases"].split()[1] == "20" and rows["cases"].endswith("cases per subset; a case has K images and K texts")
+    assert run("list", "benchmarks", "spec_stile").stderr == "error: no benchmark is called 'spec_stile': did you mean 'spec_style'?\n"
+
+
+def test_an_output_that_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "fgray", "schema"]
+        done = subprocess.run(command, cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No space left on device") and done.stderr.count("\n") == 1
+
+
+def test_an_output_that_is_not_utf8_still_works() -> None:
+    done = run("schema", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == fgray.schema()
+
+
+def test_broken_user_code_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken_encoder.py").write_text("class MyEncoder\n")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    model = "{kind: python, path: broken_encoder:MyEncoder}"
+    done = run("score", str(tmp_path / "a.png"), "a", "--model", model, PYTHONPATH=str(tmp_path))
+    assert done.stderr.startswith("error: importing 'broken_encoder' failed with SyntaxError")
+    assert done.stderr.count("\n") == 1
+
+
 def test_doctor_never_shows_secrets() -> None:
     secrets = {
         "AWS_ACCESS_KEY_ID": "AKIA-hidden-1",
