@@ -122,19 +122,22 @@ class DataConfig(Section):
     max_pixels: int = Field(178_956_970, gt=0, description="images with more pixels are quarantined as decompression bombs")
 
 
+Count = Annotated[int, Field(ge=1)]
+
+
 class ComputeConfig(Section):
     """How the work is cut and spread. None of it changes a score beyond the stated numerics class."""
 
     runner: Literal["ray", "serial"] = Field("ray", description="ray: Ray Data on local or cluster; serial: in this process, no Ray")
-    workers: int | Literal["auto"] = Field("auto", description="model workers; auto: one per GPU, else one per CPU core")
-    decode_workers: int | Literal["auto"] = Field(
+    workers: Count | Literal["auto"] = Field("auto", description="model workers; auto: one per GPU, else one per CPU core")
+    decode_workers: Count | Literal["auto"] = Field(
         "auto", description="image decode workers; auto: one per four cores beside a CPU model, else one per core"
     )
     device: str = Field("auto", description="auto, cpu, cuda")
-    batch_size: int | Literal["auto"] = Field(
+    batch_size: Count | Literal["auto"] = Field(
         "auto", description="fixed forward batch (short batches are padded); auto: 32 on a CPU, 256 on a GPU"
     )
-    unit_rows: int | Literal["auto"] = Field(
+    unit_rows: Count | Literal["auto"] = Field(
         "auto", description="items per unit of work; auto: decoded chunk near 128 MiB, at least two units per worker"
     )
     threads: int = Field(1, ge=1, description="threads of each model worker on a CPU")
@@ -145,7 +148,7 @@ class StatsConfig(Section):
 
     level: float = Field(0.95, gt=0.5, lt=1, description="confidence level")
     resamples: int = Field(10_000, ge=100, description="bootstrap and sign-flip resamples")
-    seed: int = Field(0, description="seed of the resampling")
+    seed: int = Field(0, ge=0, description="seed of the resampling")
 
 
 class Job(Section):

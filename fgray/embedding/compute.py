@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from fgray.config.schema import ComputeConfig
+from fgray.errors import ConfigError
 from fgray.models.base import ModelSource
 
 CHUNK_BYTES = 128 << 20  # decoded pixels of a unit on a GPU
@@ -47,10 +48,17 @@ def resolve_compute(config: ComputeConfig, source: ModelSource, previous: Mappin
         source: the model, for the size of its input.
         previous: what an interrupted run on the same output had resolved; on the same kind of device its batch and unit
             sizes are kept, so that the rest is computed in the same numerics class.
+
+    Raises:
+        ConfigError: the device is none that torch has here.
     """
     import torch
 
     device = config.device
+    if device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"compute.device cannot be '{device}'", where="compute.device", fix="say auto, cpu or cuda")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("torch finds no GPU for device cuda", where="compute.device", fix="say cpu or auto; `fgray doctor` shows devices")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     on_gpu = device.startswith("cuda")

@@ -83,6 +83,22 @@ def test_unknown_key(fgray: CommandLine) -> None:
     assert fgray.refusal() == "unknown key 'compute.runer' [FOLDER/eval.yaml:6]: did you mean 'runner'?"
 
 
+@pytest.mark.parametrize("key", ["workers", "decode_workers", "batch_size", "unit_rows"])
+def test_a_count_of_nothing(fgray: CommandLine, key: str) -> None:
+    message = fgray.refusal("--set", f"compute.{key}=0")
+    assert message.startswith(f"compute.{key} must be greater than or equal to 1 or 'auto', not 0 [--set compute.{key}=0]: ")
+
+
+def test_a_negative_seed(fgray: CommandLine) -> None:
+    assert fgray.refusal("--set", "stats.seed=-1").startswith("stats.seed must be greater than or equal to 0, not -1")
+
+
+def test_a_device_that_is_not_there(fgray: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # the machine may have one
+    assert fgray.refusal("--set", "compute.device=gpu") == "compute.device cannot be 'gpu' [compute.device]: say auto, cpu or cuda"
+    assert fgray.refusal("--set", "compute.device=cuda").startswith("torch finds no GPU for device cuda [compute.device]: say cpu or auto")
+
+
 def test_missing_field(fgray: CommandLine) -> None:
     fgray.write("name: bad-input\n", "")
     assert fgray.refusal() == "'name' is missing [FOLDER/eval.yaml:1]: add it (name of the run, as reports show it)"
