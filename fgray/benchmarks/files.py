@@ -25,6 +25,18 @@ def read_bytes(storage: Storage, path: str, looked_for: str) -> bytes:
         raise DataError(f"{looked_for} not found", where=f"{storage.uri}/{path}", fix="point root at the folder that holds it") from error
 
 
+def text_lines(data: bytes, where: str) -> list[str]:
+    """Return the lines of a text file that are not empty.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    try:
+        return [line for line in data.decode("utf-8").splitlines() if line]
+    except UnicodeDecodeError as error:
+        raise DataError("not UTF-8 text", where=where, fix="save it as UTF-8") from error
+
+
 def parse_json(data: bytes, where: str) -> Any:
     """Return the content of a JSON file.
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fgray.benchmarks.files import parse_json, read_bytes, resolve, sha256_hex
+from fgray.benchmarks.files import parse_json, read_bytes, resolve, sha256_hex, text_lines
 from fgray.errors import ConfigError, DataError
 from fgray.storage import Storage, open_storage
 
@@ -31,7 +31,7 @@ def read_list(storage: Storage, location: str, what: str) -> list[str] | dict[st
     data = read_bytes(source, name, f"file of {what}")
     where = f"{source.uri}/{name}"
     if not name.endswith(".json"):
-        return [line for line in data.decode("utf-8").splitlines() if line]
+        return text_lines(data, where)
     content: Any = parse_json(data, where)
     if key:
         if not isinstance(content, dict) or key not in content:

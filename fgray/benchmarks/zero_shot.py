@@ -13,7 +13,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from fgray.benchmarks.base import BenchmarkInfo, Published
-from fgray.benchmarks.files import open_case_images, read_bytes
+from fgray.benchmarks.files import open_case_images, read_bytes, text_lines
 from fgray.benchmarks.layout import FolderBenchmark, Upstream
 from fgray.benchmarks.prompts import DEFAULT_TEMPLATES, name_classes, prompt_texts, prompts_hash, read_list
 from fgray.benchmarks.wds_classification import read_wds
@@ -215,5 +215,4 @@ def _label(path: str, pattern: str | None, where: str) -> str:
 
 
 def _lines(storage: Storage, name: str) -> list[str]:
-    data = read_bytes(storage, name, f"CLIP_benchmark layout: {name}")
-    return [line for line in data.decode("utf-8").splitlines() if line]
+    return text_lines(read_bytes(storage, name, f"CLIP_benchmark layout: {name}"), f"{storage.uri}/{name}")

@@ -196,7 +196,10 @@ class _Table:
             ) from error
         if values.ndim != 2 or 0 in values.shape or not np.issubdtype(values.dtype, np.floating):
             raise DataError(f"embeddings are {values.dtype} {list(values.shape)}", where=uri, fix="save a float array [N, D]")
-        keys = names.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+        try:
+            keys = names.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+        except UnicodeDecodeError as error:
+            raise DataError("the keys are not UTF-8 text", where=keys_uri, fix="save them as UTF-8, one key a line") from error
         if len(keys) != len(values):
             raise DataError(
                 f"{len(keys)} keys for {len(values)} rows", where=keys_uri, fix="write one key a line, in the order of the rows"

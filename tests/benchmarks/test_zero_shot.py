@@ -192,6 +192,7 @@ def bad_layouts() -> dict[str, tuple[dict[str, Any], list[str], str]]:
         "word": ({"classes": ["a", "b"], "pattern": r"^(?P<index>\w+)"}, ["0.png", "x.png"], "'x' is not a class index"),
         "no list": ({"pattern": r"^(?P<index>\d+)"}, ["0.png"], "needs classes as a list"),
         "one class": ({}, ["x/1.png"], "1 class to choose from"),
+        "encoding": ({"classes": "latin.txt"}, ["x/1.png"], "not UTF-8 text"),
         "no file": ({"classes": "gone.txt"}, ["x/1.png"], "file of class names not found"),
         "no key": ({"classes": "names.json#cats"}, ["x/1.png"], "no entry 'cats'"),
         "not a list": ({"classes": "names.json"}, ["x/1.png"], "name one entry of the file as FILE#KEY"),
@@ -204,6 +205,7 @@ def test_bad_input_is_one_line(tmp_path: Path, name: str) -> None:
     for file in files:
         solid(tmp_path / file, RED)
     (tmp_path / "names.json").write_text(json.dumps({"dogs": ["a", "b"]}))
+    (tmp_path / "latin.txt").write_bytes("café\ntea\n".encode("latin-1"))
     with pytest.raises(DataError) as caught:
         ZeroShot(**options).load(str(tmp_path), str(tmp_path / "cache"))
     assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -131,6 +131,12 @@ def test_keys_may_end_their_lines_as_windows_does(tmp_path: Path, vectors: tuple
     assert open_precomputed(config).score("image", "c", "text", ["one"]).shape == (1,)
 
 
+def test_keys_in_another_encoding_are_refused(tmp_path: Path, vectors: tuple[np.ndarray, np.ndarray]) -> None:
+    config = save(tmp_path, *vectors)
+    (tmp_path / "i.keys.txt").write_bytes("café\nb\nc\n".encode("latin-1"))
+    assert "not UTF-8" in refusal(config)
+
+
 def test_half_precision_is_read(tmp_path: Path, vectors: tuple[np.ndarray, np.ndarray]) -> None:
     found = open_precomputed(save(tmp_path, vectors[0].astype(np.float16), vectors[1]))
     assert found.score("image", "a", "text", ["one"]).dtype == np.float64
