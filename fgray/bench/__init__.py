@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import ValidationError
 from rich.table import Table
 
 from fgray.config.schema import BenchJob
@@ -16,7 +17,7 @@ from fgray.storage import open_storage
 
 Suite = Callable[[Mapping[str, Any], str], Iterator["Row"]]
 
-SUITES: Registry[Suite] = Registry("bench suite", {"eval": "fgray.bench.eval:run"})
+SUITES: Registry[Suite] = Registry("bench suite", {"eval": "fgray.bench.eval:run", "gpu": "fgray.bench.gpu:run"})
 
 
 @dataclass(frozen=True)
@@ -88,5 +89,9 @@ def run_suite(job: BenchJob) -> BenchResult:
         raise ConfigError(
             f"the suite '{job.suite}' has no such option ({error})", where="options", fix="see the head of its configuration"
         ) from error
+    except ValidationError as error:  # of a section inside the options, such as a model
+        first = error.errors()[0]
+        where = ".".join(("options", *(str(part) for part in first["loc"])))
+        raise ConfigError(first["msg"], where=where, fix="see the head of its configuration") from error
     storage.write_bytes("bench.json", json.dumps([asdict(row) for row in rows], indent=1).encode() + b"\n")
     return BenchResult(storage.uri, rows)

@@ -191,7 +191,7 @@ class BenchJob(Job):
     """Measure fgray against a bare loop or a peer tool and print ratios."""
 
     job: Literal["bench"] = Field(description="which kind of job: bench")
-    suite: str = Field(description="which benchmark of fgray itself: eval")
+    suite: str = Field(description="which benchmark of fgray itself: eval, gpu")
     options: dict[str, Any] = Field(default_factory=dict, description="sizes of the suite")
 
 
