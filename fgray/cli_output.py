@@ -29,7 +29,7 @@ def report(run: str, page: str) -> None:
     from fgray.runs import RunFolder
 
     folder = RunFolder(run)
-    _print(metrics_table(folder.read_json(folder.METRICS)["metrics"], folder.read_json(folder.RUN)))
+    _print(metrics_table(folder.read_json(folder.METRICS)["metrics"], folder.read_run()))
     print(f"report: {page}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fgray.errors import DataError
+from fgray.errors import DataError, NotFound
 from fgray.storage import Storage, open_storage
 
 SAMPLE_SCHEMA = pa.schema(
@@ -76,13 +76,34 @@ class RunFolder:
 
         Raises:
             NotFound: it does not exist.
-            DataError: it is not JSON.
+            DataError: it is not a JSON object.
         """
         try:
-            content: dict[str, Any] = json.loads(self.storage.read_bytes(name))
+            content = json.loads(self._read(name))
         except ValueError as error:
             raise DataError(f"not valid JSON ({error})", where=f"{self.uri}/{name}", fix="run the job again") from error
+        if not isinstance(content, dict):
+            raise DataError("not a JSON object", where=f"{self.uri}/{name}", fix="name a run folder, or run the job again")
         return content
+
+    def read_run(self) -> dict[str, Any]:
+        """Read run.json.
+
+        Raises:
+            NotFound: it does not exist.
+            DataError: it describes no run.
+        """
+        content = self.read_json(self.RUN)
+        if not {"name", "model"} <= set(content):
+            raise DataError("this describes no run", where=f"{self.uri}/{self.RUN}", fix="name a run folder, or run the job again")
+        return content
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self.storage.read_bytes(name)
+        except NotFound as error:
+            fix = "name a run folder; a run that has not finished goes on when its job is submitted again"
+            raise NotFound(error.what, where=error.where, fix=fix) from error
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file; equal tables give equal bytes."""
@@ -98,7 +119,7 @@ class RunFolder:
             DataError: it is damaged.
         """
         try:
-            return pq.read_table(pa.BufferReader(self.storage.read_bytes(name)))
+            return pq.read_table(pa.BufferReader(self._read(name)))
         except pa.ArrowInvalid as error:
             raise DataError(f"not a readable Parquet file ({error})", where=f"{self.uri}/{name}", fix="run the job again") from error
 

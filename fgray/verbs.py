@@ -268,7 +268,7 @@ class _ImagesOfRun:
         if self._benchmarks is None:
             from fgray.evaluation.plan import load_benchmarks
 
-            written = self._folder.read_json(self._folder.RUN)["config"]
+            written = self._folder.read_json(self._folder.RUN).get("config")
             job = config_from_text(json.dumps(written), f"{self._folder.uri}/{self._folder.RUN}").job
             assert isinstance(job, EvalJob)
             self._benchmarks = load_benchmarks(job)

@@ -168,6 +168,16 @@ def test_broken_user_code_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_folder_that_is_no_finished_run_is_one_line_with_the_remedy(tmp_path: Path) -> None:
+    for content in (None, "[]", "{}"):
+        if content is not None:
+            (tmp_path / "run.json").write_text(content)
+        for command in (("report", str(tmp_path)), ("store", "gc", str(tmp_path / "store"), str(tmp_path))):
+            done = run(*command)
+            assert done.returncode == 1
+            assert "run.json]: name a run folder" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_doctor_never_shows_secrets() -> None:
     secrets = {
         "AWS_ACCESS_KEY_ID": "AKIA-hidden-1",

@@ -80,7 +80,7 @@ def _needed_items(runs: Sequence[str]) -> Needs:
     lists: dict[tuple[str, str], list[pa.Array]] = {}
     for run in runs:
         folder = RunFolder(run)
-        model = folder.read_json(RunFolder.RUN)["model"]["fingerprint"]
+        model = folder.read_run()["model"]["fingerprint"]
         items = folder.read_table(RunFolder.ITEMS)
         for kind in pc.unique(items["kind"]).to_pylist():
             lists.setdefault((model, kind), []).append(items.filter(pc.equal(items["kind"], kind))["item_id"].combine_chunks())

@@ -35,7 +35,7 @@ def write_report(run: RunFolder, load_image: LoadImage) -> str:
         quarantine = run.read_table(run.QUARANTINE)
     except NotFound:
         quarantine = QUARANTINE_SCHEMA.empty_table()
-    page = report_page(run.read_json(run.RUN), run.read_json(run.METRICS), run.read_table(run.SAMPLES), quarantine, load_image)
+    page = report_page(run.read_run(), run.read_json(run.METRICS), run.read_table(run.SAMPLES), quarantine, load_image)
     return write_page(page, f"{run.uri.rstrip('/')}/{run.REPORT}")
 
 
