@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Sequence
@@ -55,24 +54,8 @@ class ConstantEncoder:
         return np.ones((len(texts), 4))
 
 
-class HashEncoder:
-    """An image is its 4 x 4 thumbnail, a text its SHA-384: no sense in it, but fast, and as good as free of ties."""
-
-    image_size = 32
-
-    def __init__(self, device: str) -> None:
-        pass
-
-    def embed_images(self, pixels: np.ndarray) -> np.ndarray:
-        return pixels.reshape(-1, 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(len(pixels), 48) - 127.3
-
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return np.array([list(hashlib.sha384(text.encode()).digest()) for text in texts], float) - 127.3
-
-
 COLOUR_MODEL = {"kind": "python", "path": "tests.benchmarks.layouts:ColourEncoder"}
 CONSTANT_MODEL = {"kind": "python", "path": "tests.benchmarks.layouts:ConstantEncoder"}
-HASH_MODEL = {"kind": "python", "path": "tests.benchmarks.layouts:HashEncoder"}
 
 
 def run(
