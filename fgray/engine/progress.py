@@ -86,7 +86,7 @@ class Progress:
             )
         )
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done_items, detail=self._detail())
+            self._bar.update(self._task, completed=self.done_items, detail=f"{self.done_units}/{self.units} units, {self._detail()}")
         elif now - self._spoke > LINE_SECONDS:
             self._spoke = now
             self._say(self._line())

@@ -1,4 +1,4 @@
-"""Runs units through stages on Ray Data. Everything that is Ray about evaluation is in this file.
+"""Runs units through stages on Ray Data. What is Ray about evaluation is in this file and in `ray_session`.
 
 A unit is one row of one block from start to end: first its items, then arrays, then a receipt. So whatever Ray does
 to blocks, a unit's result is written whole, by the actor that computed it. A worker may die at any moment: Ray runs
@@ -8,25 +8,20 @@ its unit again elsewhere, and the ledger sees to it that a unit which kills its 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-from ray._private import ray_constants
 from ray.data import ActorPoolStrategy, DataContext
 
 from fgray import errors
+from fgray.engine.ray_session import check_resources, start_ray
 from fgray.engine.serial import is_out_of_memory
 from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, run_stage
 from fgray.engine.store import ResultStore
@@ -47,7 +42,7 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
         RunError: the cluster is too small for the stages' workers, or a stage failed with another exception.
     """
     start_ray(stages)
-    _check_resources(stages)
+    check_resources(stages)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
@@ -76,85 +71,6 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
                     yield Receipt(row["unit"], row["committed"], row["errors"], json.loads(row["seconds"]), row["died"] or None)
         except ray.exceptions.RayError as error:
             raise RunError(f"Ray failed: {' '.join(str(error).split())[:300]}", fix="run the same command again; it resumes") from error
-
-
-def start_ray(stages: Sequence[Stage]) -> None:
-    """Join the Ray that this process already has, else start one inside it (never a stranger's cluster)."""
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what a user needs to know comes through receipts
-    # Logical CPUs: a pipeline that wants more than there are would wait for ever without a word.
-    demand = sum(stage.workers * stage.cpus for stage in stages)
-    with _no_stderr(), _loopback(), _own_sigterm():
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, int(np.ceil(demand)) + 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    token = Path.home() / ".ray" / "auth_token"  # Ray writes it readable for everybody
-    if token.exists():
-        token.chmod(0o600)
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.CRITICAL)  # the console; Ray's own log files keep everything
-
-
-@contextmanager
-def _loopback() -> Iterator[None]:
-    """Keep every port of the Ray that starts in the body on 127.0.0.1; by itself Ray listens on all interfaces.
-
-    Ray knows this only as the absence of clusters on Windows and macOS, where it spares users a firewall's question.
-    """
-    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # for Ray's own processes; this one has read it when Ray was imported
-    before, constant = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = constant
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM, which Ray replaces by one that ends in an abort and a dump."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-@contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Silence the native code's greeting on file descriptor 2; what goes wrong in the body comes as an exception."""
-    kept = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-def _check_resources(stages: Sequence[Stage]) -> None:
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, need in (("CPU", sum(s.workers * s.cpus for s in stages)), ("GPU", sum(s.workers * s.gpus for s in stages))):
-        if need > have.get(name, 0):
-            raise RunError(
-                f"the stages want {need:g} {name}s, Ray has {have.get(name, 0):g}", fix="lower compute.workers or compute.decode_workers"
-            )
 
 
 class _Ledger:

@@ -38,7 +38,7 @@ class Difference:
         test: "mcnemar exact", "sign flip exact" or "sign flip monte-carlo".
         primary: is among the metrics that Holm's correction covers.
         p_holm: p value after Holm's correction; None for a metric that is not primary (its p value stands uncorrected).
-        detectable: smallest true difference that this many clusters show with 80 % power; None for a single cluster.
+        detectable: smallest true difference that this many clusters show with 80 % power; None for too few clusters.
         count, clusters: cases and clusters that both runs scored.
         gained, lost: sum of the hits that B has and A has not, and the reverse.
         unpaired: cases left out because one run could not score them.
@@ -153,6 +153,8 @@ def _differences(benchmark: str, metrics: list[AnyMetric], pair: Pair, primary: 
             p_value, kind = sign_flip_test(list(contributions.values()), stats.resamples, f"{stats.seed}/{name}")
             test = f"sign flip {kind}"
         detectable = None if math.isnan(error) else detectable_effect(error, len(contributions) - 1, stats.level)
+        if detectable is not None and detectable > 1:  # accuracies differ by 100 points at most: so few clusters show nothing
+            detectable = None
         unpaired = sum(_covered(pair.left_out, base) for base in bases)
         a, b = trees_a[name], trees_b[name]
         found.append(

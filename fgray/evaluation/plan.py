@@ -14,7 +14,7 @@ from fgray.benchmarks.base import BENCHMARKS, LoadedBenchmark
 from fgray.config.schema import EvalJob, PrecomputedModel
 from fgray.embedding import Compute, Work, image_requests, plan_work, resolve_compute, text_requests
 from fgray.engine.store import ResultStore
-from fgray.errors import ConfigError
+from fgray.errors import ConfigError, did_you_mean
 from fgray.models import open_model
 from fgray.models.base import ModelSource
 from fgray.runs import RunFolder
@@ -92,7 +92,7 @@ def load_benchmarks(job: EvalJob) -> dict[str, LoadedBenchmark]:
     """Load every benchmark of the job, limited where the job says so.
 
     Raises:
-        ConfigError: unknown benchmark or option, or one benchmark twice.
+        ConfigError: unknown benchmark or option, one benchmark twice, or a primary metric that none of them has.
         DataError: what the benchmark finds wrong with its data.
     """
     loaded: dict[str, LoadedBenchmark] = {}
@@ -114,6 +114,10 @@ def load_benchmarks(job: EvalJob) -> dict[str, LoadedBenchmark]:
                 f"benchmark '{name}' stands twice in the list", where="benchmarks", fix="remove one, or give them different names"
             )
         loaded[name] = one
+    known = [metric.name for one in loaded.values() for metric in one.metrics]
+    for name in job.primary:
+        if name not in known:
+            raise ConfigError(f"no metric of this run is called '{name}'", where="primary", fix=did_you_mean(name, known))
     return loaded
 
 

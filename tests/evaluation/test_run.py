@@ -190,6 +190,23 @@ def test_a_benchmark_twice_is_refused(tmp_path: Path) -> None:
         plan_evaluation(job_of(write_spec(tmp_path / "data"), tmp_path / "run", benchmarks=[one, one]))
 
 
+def test_a_misspelt_primary_metric_is_found_before_anything_runs(tmp_path: Path) -> None:
+    data = write_spec(tmp_path / "data", subsets=("existence",))
+    only = [{"name": "spec", "subsets": ["existence"]}]
+    with pytest.raises(ConfigError, match="did you mean 'spec/existence/i2t_accuracy'"):
+        plan_evaluation(job_of(data, tmp_path / "run", benchmarks=only, primary=["spec/existence/i2t_acuracy"]))
+
+
+def test_the_log_of_an_earlier_attempt_stays(tmp_path: Path) -> None:
+    data = write_spec(tmp_path / "data", subsets=("existence",))
+    job = job_of(data, tmp_path / "run", benchmarks=[{"name": "spec", "subsets": ["existence"]}])
+    evaluate(job)
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    assert [json.loads(line)["items"] for line in log.splitlines()] == [6, 6]
+    evaluate(job)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == log
+
+
 def test_batch_and_unit_sizes_of_an_interrupted_run_are_kept(tmp_path: Path) -> None:
     data = write_spec(tmp_path / "data", subsets=("existence",))
     only = [{"name": "spec", "subsets": ["existence"]}]
