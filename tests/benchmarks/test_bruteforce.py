@@ -166,7 +166,10 @@ def prefix(row: dict[str, Any]) -> str:
     return {"retrieval": "retrieval/captions", "zero_shot": "zero_shot/six"}.get(row["benchmark"], row["benchmark"])
 
 
-@pytest.mark.parametrize(("runner", "batch_size", "workers"), [("serial", 1, 1), ("serial", 7, 1), ("serial", 64, 1), ("ray", 7, 2)])
+@pytest.mark.parametrize(
+    ("runner", "batch_size", "workers"),
+    [("serial", 1, 1), ("serial", 7, 1), ("serial", 64, 1), ("ray", 1, 2), ("ray", 7, 2), ("ray", 64, 2)],
+)
 def test_every_prediction(
     world: tuple[list[dict[str, Any]], dict[str, Answers]], tmp_path: Path, runner: str, batch_size: int, workers: int
 ) -> None:
