@@ -10,6 +10,7 @@ from fgray.config.schema import AnyJob
 
 # Where and how a job runs does not change its result. Compute changes the numerics class at most, which run.json states.
 _JOB_LOCATIONS = ("name", "output", "store", "cluster", "compute")
+_BENCHMARK_LOCATIONS = ("root", "images")
 _MODEL_LOCATIONS = ("scores", "image_embeddings", "text_embeddings")
 _MAYBE_LOCATIONS = ("arch", "weights", "path")
 _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".json")
@@ -19,14 +20,17 @@ def fingerprint(job: AnyJob) -> str:
     """Return a hex SHA-256 of the job's meaning.
 
     Comments, the order of keys, defaults spelled out or left out, locations (``output``, ``store``, ``data.root``,
-    paths of checkpoints), ``name``, ``cluster`` and ``compute`` do not change it. What lies at a location enters a
-    result through the fingerprints of the model and of the cases.
+    paths of checkpoints), ``name``, ``cluster``, ``compute`` and ``data.max_corrupt_fraction`` do not change it. What
+    lies at a location enters a result through the fingerprints of the model and of the cases. A relative folder without
+    a leading ``./`` looks like a hub name and counts as meaning.
     """
     meaning = job.model_dump(mode="json", exclude=set(_JOB_LOCATIONS))
     if "data" in meaning:
         meaning["data"].pop("root")
+        meaning["data"].pop("max_corrupt_fraction")  # decides whether a run may finish, never what it says
         for benchmark in meaning["benchmarks"]:
-            benchmark.pop("root")
+            for location in _BENCHMARK_LOCATIONS:
+                benchmark.pop(location, None)
         meaning["model"] = {key: value for key, value in meaning["model"].items() if not _is_location(key, value)}
     text = json.dumps(meaning, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from fgray.config.schema import ComputeConfig
@@ -30,7 +31,7 @@ class Compute:
 
     def numerics(self, source: ModelSource) -> dict[str, Any]:
         """Return the numerics class: equal classes give equal bytes, others agree to about 1e-5."""
-        packages = {name: version(name) for name in ("torch", "pillow", "numpy")}
+        packages = {name: _version(name) for name in ("torch", "pillow", "numpy", "transformers", "open_clip_torch", "timm")}
         return {
             "device": device_name(self.device),
             "dtype": source.card.dtype,
@@ -79,10 +80,17 @@ def _unit_rows(source: ModelSource, batch: int, on_gpu: bool) -> int:
     return batch * max(1, CHUNK_BYTES // (height * width * 3) // batch)
 
 
-def device_name(device: str) -> str:
-    """Return the device kind that numerics depend on."""
-    if device.startswith("cuda"):
-        import torch
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
+
+def device_name(device: str) -> str:
+    """Return the device kind that numerics depend on: a GPU's name, or a CPU's architecture and vector instructions."""
+    import torch
+
+    if device.startswith("cuda"):
         return torch.cuda.get_device_name()
-    return "cpu"
+    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from fgray import errors
 from fgray.engine.ray_session import check_resources, start_ray
 from fgray.engine.serial import is_out_of_memory
-from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, run_stage
+from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, run_stage, thread_limit
 from fgray.engine.store import ResultStore
 from fgray.engine.units import Unit
 from fgray.errors import FgrayError, RunError
@@ -107,7 +106,7 @@ class _StageWorker:
     """
 
     def __init__(self, stage: Stage, ledger: Any, store: ResultStore | None, numerics: dict[str, Any]) -> None:
-        self.name, self.ledger, self.store, self.numerics = stage.name, ledger, store, numerics
+        self.name, self.threads, self.ledger, self.store, self.numerics = stage.name, stage.threads, ledger, store, numerics
         self.broken: Exception | None = None
         actor = ray.get_runtime_context().get_actor_id() or ""
         deaths = ray.get(ledger.start.remote(actor))
@@ -117,7 +116,6 @@ class _StageWorker:
             return
         try:
             self.function = stage.build()
-            limit_threads(stage.threads)
         except Exception as error:
             self.broken = error
         ledger.built.remote(actor)
@@ -137,7 +135,8 @@ class _StageWorker:
         try:
             if self.broken is not None:
                 raise self.broken
-            run_stage(self.name, self.function, parcel.chunk)
+            with thread_limit(self.threads):
+                run_stage(self.name, self.function, parcel.chunk)
             if self.store is not None:
                 commit_chunk(parcel.chunk, self.store, self.numerics)
         except Exception as error:
@@ -145,15 +144,6 @@ class _StageWorker:
                 parcel.died = f"out of memory: {error}"
             else:
                 parcel.failure = _describe(error, self.name)
-
-
-def limit_threads(threads: int) -> None:
-    """Give this worker's numerical libraries that many threads (more than cores in all would only spin).
-
-    Ray has set OMP_NUM_THREADS from the worker's logical CPUs; torch, where a stage uses it, is told outright.
-    """
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, run_stage
+from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, run_stage, thread_limit
 from fgray.engine.store import ResultStore
 from fgray.engine.units import Unit
 
@@ -15,12 +15,13 @@ def run_serial(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStor
 
     A unit that does not fit into memory is given up (``Receipt.died``), so that the caller can split it.
     """
-    functions = [(stage.name, stage.build()) for stage in stages]
+    functions = [(stage, stage.build()) for stage in stages]
     for index, unit in enumerate(units):
         chunk = Chunk(unit.kind, unit.items)
         try:
-            for name, function in functions:
-                run_stage(name, function, chunk)
+            for stage, function in functions:
+                with thread_limit(stage.threads):
+                    run_stage(stage.name, function, chunk)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -82,6 +84,23 @@ class Receipt(NamedTuple):
     errors: int
     seconds: Mapping[str, float]
     died: str | None = None
+
+
+@contextmanager
+def thread_limit(threads: int) -> Iterator[None]:
+    """Give numerical libraries that many threads in the body: a sum over more threads is a sum in another order.
+
+    Only torch needs to be told, where a stage has imported it.
+    """
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
 
 
 def run_stage(name: str, function: StageFunction, chunk: Chunk) -> None:

@@ -100,7 +100,7 @@ def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] |
         "scored": plan.work.requested - count_failed(embedded),
         "quarantined": count_failed(embedded),
         "truncated_texts": int(embedded.texts.columns["truncated"].sum()) if plan.work.texts.num_rows else 0,
-        "numerics_classes": plan.store.numerics("embed_image"),
+        "numerics_classes": plan.store.numerics(IMAGE),
     }
     run["timing"] = {
         "embedding_seconds": round(time.monotonic() - start, 3),

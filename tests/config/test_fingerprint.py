@@ -69,7 +69,6 @@ def test_locations_and_spelled_out_defaults_do_not_matter(assignment: str) -> No
         "benchmarks.0.subsets=[count, existence]",
         "benchmarks.1.split=val",
         "benchmarks=[spec]",
-        "data.max_corrupt_fraction=0.02",
         "limit=10",
         "stats.level=0.9",
         "stats.seed=1",

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from fgray.engine.progress import Progress
 from fgray.engine.run import run_units
+from fgray.engine.stages import Stage
 from fgray.engine.store import ResultStore
 from fgray.engine.units import make_units
 from tests.engine.toy import number_items, toy_stages
@@ -31,6 +34,20 @@ def test_every_item_is_computed_and_bad_items_carry_their_reason(tmp_path: Path)
     assert results.values.tolist() == [[9, 9], [0, 0], [25, 25]]
     assert results.errors == [None, "decode: negative", None]
     assert progress.done_items == 3
+
+
+class Threads:
+    def __call__(self, chunk):
+        return {"value": np.full((chunk.items.num_rows, 1), torch.get_num_threads(), np.float32)}
+
+
+def test_a_stage_gets_its_threads_and_the_process_its_own_back(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    store, stages = ResultStore(str(tmp_path), "toy"), [Stage("count", Threads, threads=before + 1)]
+    with Progress(1, 1, stages) as progress:
+        run_units(make_units("square", number_items([1]), 1), stages, store, {}, "serial", progress)
+    assert read(store, [1]).values.tolist() == [[before + 1]]
+    assert torch.get_num_threads() == before
 
 
 def test_a_unit_that_exhausts_memory_is_split_down_to_its_culprit(tmp_path: Path) -> None:

@@ -154,6 +154,17 @@ def test_the_report_shows_the_resolved_level(tmp_path: Path, monkeypatch: pytest
     assert "95 %" not in page and "95% " not in page
 
 
+def test_after_too_much_damage_the_fraction_may_be_raised_and_the_run_goes_on(tmp_path: Path) -> None:
+    data = write_spec(tmp_path / "data", subsets=("existence",))
+    damage(data / "existence/images/001_1.jpg")
+    only = [{"name": "spec", "subsets": ["existence"]}]
+    with pytest.raises(RunError, match="or raise the fraction"):
+        evaluate(job_of(data, tmp_path / "run", benchmarks=only))
+    stored = parts(tmp_path / "run" / "store")
+    evaluate(job_of(data, tmp_path / "run", benchmarks=only, data={"root": str(data), "max_corrupt_fraction": 0.2}))
+    assert parts(tmp_path / "run" / "store") == stored
+
+
 def test_a_decompression_bomb_is_quarantined(tmp_path: Path) -> None:
     data = write_spec(tmp_path / "data", subsets=("existence",))
     Image.new("RGB", (3000, 3000)).save(data / "existence/images/000_0.jpg")
