@@ -43,7 +43,15 @@ def test_a_run_that_is_told_to_stop(tmp_path: Path, number: int, status: int) ->
     (tmp_path / "slow_encoder.py").write_text(ENCODER)
     (tmp_path / "slow.yaml").write_text(CONFIG)
     command = [sys.executable, "-m", "fgray", "submit", "slow.yaml"]
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a shell inherits an ignored SIGINT, which a person's terminal does not send.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("run/store/*/embed_*/part-*")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
