@@ -111,11 +111,11 @@ def lines(content: Mapping[str, Any]) -> list[Line]:
     threshold = 1 - content["level"]
     siblings: dict[tuple[str, str], list[str]] = {}
     for item in content["metrics"]:
-        benchmark, subset, metric = wording.split_name(item["name"])
+        benchmark, subset, metric = wording.split_name(item["name"], [item["benchmark"]])
         siblings.setdefault((benchmark, subset), []).append(metric)
     found = []
     for item in content["metrics"]:
-        benchmark, subset, metric = wording.split_name(item["name"])
+        benchmark, subset, metric = wording.split_name(item["name"], [item["benchmark"]])
         label = wording.metric_label(metric, siblings[benchmark, subset])
         title = f"{wording.words(subset)}: {label[:1].lower()}{label[1:]}" if subset else label
         p_value = item["p_holm"] if item["primary"] and item["p_holm"] is not None else item["p_value"]

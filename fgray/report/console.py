@@ -71,7 +71,7 @@ def _cells(row: Row) -> list[Text]:
     right = f"{wording.number(row.correct)} / " if row.correct is not None else ""
     value = Text(wording.percent(row.value), style=f"bold {_STANDING[row.standing]}".strip())
     return [
-        Text("  " + row.name.partition("/")[2]),
+        Text("  " + row.name.removeprefix(f"{row.benchmark}/")),
         value,
         Text(bounds),
         Text(wording.percent(row.chance)),

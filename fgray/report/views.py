@@ -119,23 +119,34 @@ def benchmark_views(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[
     """
     described: Mapping[str, Mapping[str, Any]] = run.get("benchmarks") or {}
     entries: Mapping[str, Mapping[str, Any]] = metrics.get("metrics") or {}
-    names = list(dict.fromkeys([*described, *(wording.split_name(name)[0] for name in entries)]))
-    return [_benchmark(name, described.get(name) or {}, entries, metrics.get("controls") or {}) for name in names]
+    controls: Mapping[str, Mapping[str, Any]] = metrics.get("controls") or {}
+    owner = {name: wording.split_name(name, described)[0] for name in (*entries, *controls)}
+    names = list(dict.fromkeys([*described, *(owner[name] for name in entries)]))
+    return [
+        _benchmark(
+            benchmark,
+            described.get(benchmark) or {},
+            {name: entry for name, entry in entries.items() if owner[name] == benchmark},
+            {name: entry for name, entry in controls.items() if owner[name] == benchmark},
+        )
+        for benchmark in names
+    ]
 
 
 def _benchmark(name: str, info: Mapping[str, Any], entries: Mapping[str, Any], controls: Mapping[str, Any]) -> BenchmarkView:
-    own = [metric for metric in entries if wording.split_name(metric)[0] == name]
     definitions = {item["name"]: item for item in info.get("metrics") or []}
-    ordered = [metric for metric in definitions if metric in own] + [metric for metric in own if metric not in definitions]
+    ordered = [metric for metric in definitions if metric in entries] + [metric for metric in entries if metric not in definitions]
     official = bool(info.get("official"))
-    published = [item for item in info.get("published") or [] if official and set(item.get("values") or {}) & set(own)]
+    published = [item for item in info.get("published") or [] if official and set(item.get("values") or {}) & entries.keys()]
     by_subset: dict[str, list[str]] = {}
     for metric in ordered:
-        by_subset.setdefault(wording.split_name(metric)[1], []).append(metric)
-    shared = _Shared(published, {part for item in definitions.values() for part in item.get("parts") or ()}, str(info.get("ties") or ""))
+        by_subset.setdefault(wording.split_name(metric, [name])[1], []).append(metric)
+    shared = _Shared(
+        name, published, {part for item in definitions.values() for part in item.get("parts") or ()}, str(info.get("ties") or "")
+    )
     groups = []
     for subset, members in by_subset.items():
-        siblings = [wording.split_name(metric)[2] for metric in members]
+        siblings = [wording.split_name(metric, [name])[2] for metric in members]
         rows = [_row(metric, entries[metric], definitions.get(metric) or {}, siblings, shared) for metric in members]
         groups.append(Group(subset, rows))
     return BenchmarkView(
@@ -146,13 +157,14 @@ def _benchmark(name: str, info: Mapping[str, Any], entries: Mapping[str, Any], c
         groups=groups,
         headline=_headline([row for group in groups for row in group.rows], info.get("primary") or []),
         published=published,
-        controls=[_control(control, entry, ordered) for control, entry in controls.items() if wording.split_name(control)[0] == name],
+        controls=[_control(control, entry, name, ordered) for control, entry in controls.items()],
     )
 
 
 class _Shared(NamedTuple):
-    """What the rows of a benchmark share: published tables, names of metrics that enter a mean, tie policy."""
+    """What the rows of a benchmark share: its name, published tables, names of metrics that enter a mean, tie policy."""
 
+    benchmark: str
     published: list[Mapping[str, Any]]
     parts: set[str]
     ties: str
@@ -165,7 +177,7 @@ def _row(
     siblings: list[str],
     shared: _Shared,
 ) -> Row:
-    benchmark, subset, metric = wording.split_name(name)
+    benchmark, subset, metric = wording.split_name(name, [shared.benchmark])
     return Row(
         name=name,
         benchmark=benchmark,
@@ -194,10 +206,10 @@ def _direction(metric: str) -> str:
     return "t2i" if metric.startswith(("t2i", "image_retrieval")) else "both"
 
 
-def _control(name: str, entry: Mapping[str, Any], metrics: list[str]) -> Control:
+def _control(name: str, entry: Mapping[str, Any], benchmark: str, metrics: list[str]) -> Control:
     # A control of benchmark/subset/metric is called benchmark/subset/KIND_metric.
-    _, subset, what = wording.split_name(name)
-    suffixes = [wording.split_name(metric)[2] for metric in metrics if wording.split_name(metric)[1] == subset]
+    _, subset, what = wording.split_name(name, [benchmark])
+    suffixes = [last for _, group, last in (wording.split_name(metric, [benchmark]) for metric in metrics) if group == subset]
     suffix = max((item for item in suffixes if what.endswith("_" + item)), key=len, default="")
     return Control(
         name=name,
@@ -214,7 +226,7 @@ def _control(name: str, entry: Mapping[str, Any], metrics: list[str]) -> Control
 
 def _headline(rows: list[Row], primary: list[str]) -> Row | None:
     """The one number of a benchmark: its mean over both directions and subsets, else its first primary metric, else its first."""
-    whole = [row for row in rows if row.kind == "macro" and row.direction == "both" and wording.split_name(row.name)[1] == "macro"]
+    whole = [row for row in rows if row.kind == "macro" and row.direction == "both" and row.subset == "macro"]
     chosen = [row for row in rows if row.name in primary]
     return next((row for row in [*whole, *chosen, *rows] if row.value is not None), None)
 

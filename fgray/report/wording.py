@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 TASKS = {
@@ -42,11 +42,16 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def split_name(name: str) -> tuple[str, str, str]:
-    """Split a metric's name into benchmark, subset (may hold slashes, may be empty) and metric."""
-    first, _, rest = name.partition("/")
-    subset, _, metric = rest.rpartition("/")
-    return first, subset, metric
+def split_name(name: str, benchmarks: Iterable[str] = ()) -> tuple[str, str, str]:
+    """Split a metric's name into benchmark, subset (may hold slashes, may be empty) and metric.
+
+    A benchmark's name may hold slashes too (``retrieval/flickr8k``): it is the longest of `benchmarks` that the metric's
+    name begins with, else the first part.
+    """
+    known = [benchmark for benchmark in benchmarks if name.startswith(f"{benchmark}/")]
+    benchmark = max(known, key=len) if known else name.partition("/")[0]
+    subset, _, metric = name[len(benchmark) + 1 :].rpartition("/")
+    return benchmark, subset, metric
 
 
 def task_label(task: str) -> str:

@@ -140,7 +140,7 @@ def retrieval_samples(captions: list[dict[str, Any]], hostile: bool) -> list[dic
         fields = {"query_kind": "text", "query": text, "candidate_kind": "image", "pool": "images", "shown": shown, "labels": [right]}
         fields |= {"candidates": [captions[position]["image"] for position in shown], "prediction": shown[0], "num_candidates": 500}
         fields |= {"greater": rank, "tied": 0, "tied_before": 0, "margin": margin}
-        rows.append(sample("retrieval", "flickr8k", "image_retrieval", f"{number:04d}", scores, 0) | fields)
+        rows.append(sample("retrieval/flickr8k", "flickr8k", "image_retrieval", f"{number:04d}", scores, 0) | fields)
     return rows
 
 
@@ -176,7 +176,7 @@ def write_sample_run(root: Path, folder: Path, cases: int = 3, hostile: bool = T
         ]
         tables = [{"model": "CLIP ViT-L/14", "source": "its paper, table 3", "values": {f"{name}1": 0.611}}]
         fields = {"official": True, "licence": "research only", "published": tables, "metrics": made, "url": "javascript:alert(1)"}
-        benchmarks["retrieval"] = benchmark("Flickr8k retrieval", **fields)
+        benchmarks["retrieval/flickr8k"] = benchmark("Flickr8k retrieval", **fields)
         entries |= {f"{name}{k}": entry(value, 2500, k / 500, ties=2, near_ties=3) for k, value in ((1, 0.12), (5, 0.28), (10, 0.396))}
     card = {
         "name": "lite0-minilm",

@@ -47,7 +47,7 @@ def test_filters_hide_and_show_cards(opened: Any) -> None:
     everything = total(opened)
     cards = opened.evaluate("[...document.querySelectorAll('[data-card]')].map(c => ({...c.dataset}))")
     assert everything == len(cards)
-    for name, value in (("subset", "existence"), ("task", "t2i"), ("outcome", "success"), ("benchmark", "retrieval")):
+    for name, value in (("subset", "existence"), ("task", "t2i"), ("outcome", "success"), ("benchmark", "retrieval/flickr8k")):
         opened.locator(f"[data-filters] [name={name}]").select_option(value)
         expected = [card for card in cards if card[name] == value]
         assert total(opened) == len(expected) < everything

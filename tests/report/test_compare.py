@@ -43,6 +43,9 @@ def signed(value: float) -> str:
 def test_every_metric_stands_in_the_table(page: BeautifulSoup, comparison: Comparison) -> None:
     rows = {str(row.th["title"]): row for row in page.select("#table tbody tr")}
     assert list(rows) == [item.name for item in comparison.metrics]
+    captions = [text(table.caption) for table in page.select("#table table")]
+    assert captions == ["Retrieval · flickr8k", "Spec style"]
+    assert text(rows["retrieval/flickr8k/image_retrieval_recall@1"].th) == "Text → image, R@1"
     for item in comparison.metrics:
         cells = [text(cell) for cell in rows[item.name].select("td")]
         assert cells[:3] == [f"{item.value_a * 100:.1f}", f"{item.value_b * 100:.1f}", signed(item.difference)]
