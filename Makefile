@@ -44,5 +44,6 @@ format: setup
 bench: $(VENV)/.demo
 	for config in configs/bench/*.yaml; do $(BIN)/fgray submit $$config || exit 1; done
 
+# Leaves runs/, the user's results.
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -80,7 +80,9 @@ def submit(
     overrides: Overrides = None,
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="URI", help="Run folder, in place of the file's.")] = None,
     cluster: Annotated[str | None, typer.Option(metavar="FILE|local", help="Where to run, in place of the file's.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, compute nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and plan, embed nothing; an image index and composed images stay in the store.")
+    ] = False,
 ) -> None:
     """Check, plan and run a job; the same command again resumes.
 
@@ -172,14 +174,16 @@ def shards_build(
     destination: Annotated[str, typer.Argument(help="Folder or s3:// prefix to write.")],
     format: Annotated[Literal["tar", "parquet"], typer.Option(help="tar is WebDataset's.")] = "tar",
     shard_megabytes: Annotated[int, typer.Option(min=1, help="Size of a shard in MiB.")] = 256,
+    images: Annotated[str | None, typer.Option(metavar="FOLDER", help="Images of a COCO JSON that lie elsewhere than the file.")] = None,
 ) -> None:
     """Pack images into shards with a manifest and a byte-range index.
 
     \b
-    Example:
+    Examples:
       fgray shards build photos/ s3://bucket/photos --format parquet
+      fgray shards build coco/annotations/instances_val2017.json shards/val2017 --images coco/val2017
     """
-    show.facts(fgray.build_shards(source, destination, format, shard_megabytes << 20))
+    show.facts(fgray.build_shards(source, destination, format, shard_megabytes << 20, images))
 
 
 @shards.command("verify")

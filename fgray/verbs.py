@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from fgray.config import LoadedConfig, config_from_text, load_config
-from fgray.config.schema import EvalJob, ModelConfig, StatsConfig, TinyModel
+from fgray.config.schema import EvalJob, ModelConfig, TinyModel
 from fgray.errors import ConfigError, DataError
 from fgray.launch.local import plan_job, run_local
 from fgray.launch.submit import submit
@@ -46,7 +46,9 @@ __all__ = [
 
 
 def plan(config: LoadedConfig) -> Plan:
-    """Return what an evaluation will compute; ``.table()`` shows it. No model is loaded.
+    """Return what an evaluation will compute; ``.table()`` shows it. No model is loaded and nothing is embedded.
+
+    The index of a plain image folder and the images of a composed benchmark are kept in the store, where the run finds them.
 
     Raises:
         FgrayError: whatever is wrong with configuration, data, model or storage.
@@ -85,7 +87,7 @@ def report(run: str) -> str:
 
 
 def compare(run_a: str, run_b: str, output: str | None = None) -> Comparison:
-    """Test whether two runs on the same cases differ.
+    """Test whether two runs on the same cases differ, with the level, resamples and seed of run A.
 
     Args:
         run_a: a run folder.
@@ -93,13 +95,13 @@ def compare(run_a: str, run_b: str, output: str | None = None) -> Comparison:
         output: where to write an HTML page of the comparison; None writes none.
 
     Raises:
-        DataError: the runs have no metric, or not the same cases, in common.
+        DataError: the runs have no metric, or not the same cases, in common, or intervals of different levels.
     """
     from fgray.evaluation.compare import compare_runs
     from fgray.report.compare import write_compare
     from fgray.runs import RunFolder
 
-    result = compare_runs(run_a, run_b, StatsConfig())
+    result = compare_runs(run_a, run_b)
     if output is not None:
         write_compare(result, _ImagesOfRun(RunFolder(run_a)).read, output)
     return result
@@ -141,7 +143,9 @@ def score(image: str, texts: Sequence[str], model: ModelConfig) -> list[TextScor
     return score_image(model, image, texts)
 
 
-def build_shards(source: str, destination: str, format: Literal["tar", "parquet"] = "tar", shard_bytes: int = 256 << 20) -> BuildSummary:
+def build_shards(
+    source: str, destination: str, format: Literal["tar", "parquet"] = "tar", shard_bytes: int = 256 << 20, images: str | None = None
+) -> BuildSummary:
     """Pack images into shards with a manifest and a byte-range index.
 
     Args:
@@ -149,13 +153,15 @@ def build_shards(source: str, destination: str, format: Literal["tar", "parquet"
         destination: new folder or s3:// prefix.
         format: "tar" (WebDataset) or "parquet".
         shard_bytes: size of a shard.
+        images: folder of the images that a COCO file lists; None: the folder of the file itself.
 
     Raises:
-        DataError: no images, or two with the same key.
+        DataError: no images, two with the same key, or `images` beside a source that is no COCO file.
     """
+    from fgray.data.importers import open_source
     from fgray.data.shards import build_shards as build
 
-    return build(source, destination, format, shard_bytes)
+    return build(open_source(source, images), destination, format, shard_bytes)
 
 
 def verify_shards(destination: str) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -176,6 +177,33 @@ def test_a_folder_that_is_no_finished_run_is_one_line_with_the_remedy(tmp_path: 
             done = run(*command)
             assert done.returncode == 1
             assert "run.json]: name a run folder" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_shards_are_built_from_the_official_layout_of_coco(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    names = ["000000000139.png", "000000000285.png"]
+    for shade, name in enumerate(names):
+        Image.new("RGB", (4, 4), (shade * 90, 0, 0)).save(tmp_path / "val2017" / name)
+    listed = tmp_path / "annotations" / "instances_val2017.json"
+    listed.write_text(json.dumps({"images": [{"id": i, "file_name": name} for i, name in enumerate(names)], "annotations": []}))
+    build = ("shards", "build", str(listed), str(tmp_path / "out"))
+    done = run(*build)
+    assert done.returncode == 1 and "shards build --images" in done.stderr and done.stderr.count("\n") == 1
+    done = run(*build, "--images", str(tmp_path / "val2017"))
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        for name in names:
+            member = tar.extractfile(name)
+            assert member is not None and member.read() == (tmp_path / "val2017" / name).read_bytes()
+    done = run("shards", "build", str(tmp_path / "val2017"), str(tmp_path / "other"), "--images", str(tmp_path / "val2017"))
+    assert done.returncode == 1 and "COCO .json file only" in done.stderr
+
+
+def test_cleaning_keeps_the_results() -> None:
+    done = subprocess.run(["make", "--dry-run", "clean"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    removed = done.stdout.split()
+    assert ".venv" in removed and "runs" not in removed
 
 
 def test_doctor_never_shows_secrets() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fgray.config.schema import StatsConfig
 from fgray.errors import DataError
-from fgray.evaluation.pairing import Pair, RunData, paired_samples, primary_metrics, shared_metrics
+from fgray.evaluation.pairing import Pair, RunData, paired_samples, primary_metrics, shared_metrics, shared_stats
 from fgray.metrics.intervals import Interval, Leaves, Resampler, average_intervals, influences
 from fgray.metrics.paired import detectable_effect, holm, mcnemar_test, paired_interval, sign_flip_test
 from fgray.metrics.ranking import hit_at_k
@@ -86,7 +86,7 @@ class Comparison:
         return {"runs": self.runs, "level": self.level, "metrics": metrics, "flips": self.flips, "not_compared": self.not_compared}
 
 
-def compare_runs(run_a: str, run_b: str, stats: StatsConfig) -> Comparison:
+def compare_runs(run_a: str, run_b: str, stats: StatsConfig | None = None) -> Comparison:
     """Compare two run folders.
 
     Every metric gets a paired cluster sign-flip test (McNemar's exact test where every cluster has one case). Holm's
@@ -95,17 +95,19 @@ def compare_runs(run_a: str, run_b: str, stats: StatsConfig) -> Comparison:
     Args:
         run_a: URI of the run folder compared with.
         run_b: URI of the run folder whose gain is asked.
-        stats: level, resamples and seed.
+        stats: level, resamples and seed; None: those of run A, which has the level of run B.
 
     Returns:
         The comparison, on the benchmarks that both runs have.
 
     Raises:
         NotFound: a run folder lacks a file.
-        DataError: no metric is shared, a shared benchmark has other cases in one run, or a metric is defined differently.
+        DataError: no metric is shared, a shared benchmark has other cases in one run, or a metric is defined differently;
+            without `stats`, also where the levels of the runs differ.
     """
     runs = {side: RunData(uri) for side, uri in (("a", run_a), ("b", run_b))}
     first, second = runs["a"], runs["b"]
+    stats = shared_stats(first, second) if stats is None else stats
     shared = [name for name in first.definitions if name in second.definitions]
     if not shared:
         raise DataError("the runs share no benchmark", where=f"{first.uri}, {second.uri}", fix="evaluate both on the same benchmarks")

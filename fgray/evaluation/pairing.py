@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
+from fgray.config.schema import StatsConfig
 from fgray.errors import DataError, did_you_mean
 from fgray.metrics.spec import AnyMetric, from_dict
 from fgray.runs import RunFolder
@@ -26,6 +28,7 @@ class RunData:
         benchmarks: what run.json says about each benchmark.
         definitions: benchmark -> its metrics.
         named_primary: metrics under ``primary`` of the run's config.
+        stats: level, resamples and seed that the run used; None where run.json does not say.
     """
 
     def __init__(self, uri: str) -> None:
@@ -41,10 +44,27 @@ class RunData:
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"no run description of fgray ({error!r})", where=f"{uri}/{RunFolder.RUN}", fix="run the job again") from error
         self.named_primary = [str(name) for name in content.get("primary") or []]
+        try:
+            self.stats = StatsConfig.model_validate(content["stats"]) if "stats" in content else None
+        except ValidationError as error:
+            what = f"'stats' is not what a run writes ({error.errors()[0]['msg']})"
+            raise DataError(what, where=f"{uri}/{RunFolder.RUN}", fix="run the job again") from error
 
     def metric_names(self) -> list[str]:
         """Return the names of all metrics, in the order of the report."""
         return [metric.name for metrics in self.definitions.values() for metric in metrics]
+
+
+def shared_stats(first: RunData, second: RunData) -> StatsConfig:
+    """Return the statistics settings of the first run, or the defaults where it has none.
+
+    Raises:
+        DataError: the runs' confidence levels differ.
+    """
+    if first.stats and second.stats and first.stats.level != second.stats.level:
+        levels = f"the runs' confidence levels differ: {first.stats.level:g} and {second.stats.level:g}"
+        raise DataError(levels, where=f"{first.uri}, {second.uri}", fix="run both with the same stats.level")
+    return first.stats or StatsConfig()
 
 
 def primary_metrics(first: RunData, second: RunData) -> set[str]:

@@ -64,7 +64,8 @@ def plan_evaluation(job: EvalJob) -> Plan:
     """Load the benchmarks, describe the model and subtract what the store has.
 
     Raises:
-        FgrayError: whatever is wrong with configuration, data, model or storage; nothing has been written to the output yet.
+        FgrayError: whatever is wrong with configuration, data, model or storage; by then the store may hold an image index
+            and composed images, the output nothing else.
     """
     if isinstance(job.model, PrecomputedModel):
         raise ConfigError("a precomputed model has nothing to plan", where="model.kind", fix="run it with fgray submit")

@@ -20,7 +20,9 @@ def run_local(config: LoadedConfig) -> Any:
 
 
 def plan_job(config: LoadedConfig) -> Any:
-    """Return what a job will do, with its ``table()`` for the console; nothing is computed or written to the output.
+    """Return what a job will do, with its ``table()`` for the console; nothing is embedded.
+
+    The index of a plain image folder and the images of a composed benchmark are kept in the store, where the run finds them.
 
     Raises:
         ConfigError: jobs of this kind have no plan.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from scipy import stats as reference
 
+from fgray import verbs
 from fgray.config.schema import StatsConfig
 from fgray.errors import DataError, NotFound
 from fgray.evaluation.compare import Comparison, compare_runs
@@ -190,3 +191,25 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     run.write_table(RunFolder.SAMPLES, table(rows))
     with pytest.raises(DataError, match="share no benchmark"):
         compare_runs(whole, run.uri, STATS)
+
+
+def test_the_settings_of_the_runs_are_used(tmp_path: Path) -> None:
+    a, b = ([right(f"{i:02}", f"c{i}", hit) for i, hit in enumerate(hits)] for hits in ([True, False] * 20, [True] * 30 + [False] * 10))
+    write_run(tmp_path / "a", a)
+    write_run(tmp_path / "b", b)
+    plain = verbs.compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert plain.level == 0.95
+    given = {"level": 0.8, "resamples": 400, "seed": 3}
+    for side, stats in (("a", given), ("b", {**given, "seed": 4})):
+        run = RunFolder(str(tmp_path / side))
+        run.write_json(RunFolder.RUN, {**run.read_json(RunFolder.RUN), "stats": stats})
+    result = verbs.compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert result.level == 0.8
+    assert result.to_dict() == compare_runs(str(tmp_path / "a"), str(tmp_path / "b"), StatsConfig(**given)).to_dict()
+    assert plain.metrics[0].interval[0] < result.metrics[0].interval[0] < result.metrics[0].interval[1] < plain.metrics[0].interval[1]
+    run.write_json(RunFolder.RUN, {**run.read_json(RunFolder.RUN), "stats": {**given, "level": 0.9}})
+    with pytest.raises(DataError, match="levels differ: 0.8 and 0.9 .*the same stats.level"):
+        verbs.compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    run.write_json(RunFolder.RUN, {**run.read_json(RunFolder.RUN), "stats": {"level": 2}})
+    with pytest.raises(DataError, match="'stats' is not what a run writes .*less than 1.*run the job again"):
+        verbs.compare(str(tmp_path / "a"), str(tmp_path / "b"))

@@ -63,7 +63,7 @@ class CocoSource:
             try:
                 data = next(contents)
             except NotFound as error:
-                fix = "give the folder that file_name starts from"
+                fix = "give the folder that file_name starts from: fgray shards build --images FOLDER"
                 raise DataError(f"no image file '{name}'", where=self._images.uri, fix=fix) from error
             entries = annotations[image_id]
             fields = {
