@@ -62,7 +62,9 @@ class PythonModel(Section):
     """Your own encoder, by Python path."""
 
     kind: Literal["python"] = Field(description="which kind of model: python")
-    path: str = Field(description="package.module:ClassName of a class with embed_images and embed_texts")
+    path: str = Field(
+        description="package.module:ClassName of a class with embed_images and embed_texts, or the name of an encoder's plug-in"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
 
 
@@ -118,7 +120,9 @@ class DataConfig(Section):
     """Where the data lies and how much of it may be damaged."""
 
     root: str | None = Field(None, description="folder or s3:// prefix in the benchmark's official layout, or packed by `fgray import`")
-    max_corrupt_fraction: float = Field(0.0, ge=0, le=1, description="share of items that may be undecodable before the run fails")
+    max_corrupt_fraction: float = Field(
+        0.0, ge=0, le=1, description="share of the distinct items, images and texts, that may fail to be computed before the run fails"
+    )
     max_pixels: int = Field(178_956_970, gt=0, description="images with more pixels are quarantined as decompression bombs")
 
 
@@ -129,16 +133,16 @@ class ComputeConfig(Section):
     """How the work is cut and spread. None of it changes a score beyond the stated numerics class."""
 
     runner: Literal["ray", "serial"] = Field("ray", description="ray: Ray Data on local or cluster; serial: in this process, no Ray")
-    workers: Count | Literal["auto"] = Field("auto", description="model workers; auto: one per GPU, else one per CPU core")
+    workers: Count | Literal["auto"] = Field("auto", description="model workers; auto: one per GPU, on a CPU cores // threads")
     decode_workers: Count | Literal["auto"] = Field(
-        "auto", description="image decode workers; auto: one per four cores beside a CPU model, else one per core"
+        "auto", description="image decode workers; auto: cores // 4 beside a model on a CPU (at least one), one per core beside a GPU"
     )
-    device: str = Field("auto", description="auto, cpu, cuda")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs; auto: cuda where there is a GPU, else cpu")
     batch_size: Count | Literal["auto"] = Field(
         "auto", description="fixed forward batch (short batches are padded); auto: 32 on a CPU, 256 on a GPU"
     )
     unit_rows: Count | Literal["auto"] = Field(
-        "auto", description="items per unit of work; auto: decoded chunk near 128 MiB, at least two units per worker"
+        "auto", description="items per unit of work; auto: on a GPU whole batches of near 128 MiB decoded, on a CPU two batches"
     )
     threads: int = Field(1, ge=1, description="threads of each model worker on a CPU")
 
@@ -171,7 +175,9 @@ class EvalJob(Job):
     primary: list[str] = Field(
         default_factory=list, description="metrics that `compare` corrects for multiple testing (Holm); default: each benchmark's own"
     )
-    limit: int | None = Field(None, ge=1, description="a deterministic smoke subset of N cases per benchmark subset")
+    limit: int | None = Field(
+        None, ge=1, description="smoke run: the first N cases of every subset and direction; the members of a pool are all embedded"
+    )
     store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
 
     @model_validator(mode="before")
