@@ -22,7 +22,7 @@ from fgray.evaluation import plan_evaluation
 from fgray.storage import open_storage
 
 DEFAULT_MODEL = {"kind": "lite0-minilm"}
-BATCH = 16  # small, so that few images make units enough
+BATCH, UNIT_ROWS = 32, 64  # the demo's
 
 
 def run(options: Mapping[str, Any], output: str) -> Iterator[Row]:
@@ -30,7 +30,7 @@ def run(options: Mapping[str, Any], output: str) -> Iterator[Row]:
     yield from measure(output, **options)
 
 
-def measure(output: str, model: Mapping[str, Any] | None = None, cases: int = 4, repeats: int = 3) -> Iterator[Row]:
+def measure(output: str, model: Mapping[str, Any] | None = None, cases: int = 10, repeats: int = 3) -> Iterator[Row]:
     """Measure ours and theirs in turn, `repeats` times, one worker and one thread each.
 
     Args:
@@ -87,7 +87,7 @@ class _Bench:
             "name": "bench",
             "model": self.model,
             "benchmarks": [{"name": "spec_style", "cases": self.cases}],
-            "compute": {"workers": 1, "decode_workers": 1, "threads": 1, "batch_size": BATCH, "unit_rows": BATCH},
+            "compute": {"workers": 1, "decode_workers": 1, "threads": 1, "batch_size": BATCH, "unit_rows": UNIT_ROWS},
             "output": str(self.folder / f"run-{repeat}"),
             "store": str(self.folder / f"store-{repeat}"),
         }

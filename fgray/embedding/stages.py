@@ -60,7 +60,8 @@ class Embed:
     def __call__(self, chunk: Chunk) -> Arrays:
         """Return ``value``, fp32 [n, D] unit rows; for texts also ``truncated``, bool [n]."""
         if chunk.kind == TEXT:
-            return self._texts(chunk.items["text"].to_pylist())
+            result = self.model.embed_texts(chunk.items["text"].to_pylist())  # pads by itself: a row must not depend on their number
+            return {"value": result.values, "truncated": result.truncated}
         pixels = chunk.arrays["pixels"]
         values = []
         for start in range(0, len(pixels), self.batch):
@@ -68,15 +69,6 @@ class Embed:
             padding = np.repeat(part[-1:], self.batch - len(part), axis=0)
             values.append(self.model.embed_images(np.concatenate([part, padding]))[: len(part)])
         return {"value": np.concatenate(values)}
-
-    def _texts(self, texts: list[str]) -> Arrays:
-        values, truncated = [], []
-        for start in range(0, len(texts), self.batch):
-            part = texts[start : start + self.batch]
-            result = self.model.embed_texts([*part, *part[-1:] * (self.batch - len(part))])
-            values.append(result.values[: len(part)])
-            truncated.append(result.truncated[: len(part)])
-        return {"value": np.concatenate(values), "truncated": np.concatenate(truncated)}
 
 
 def _build_decode(source: ModelSource, max_pixels: int) -> StageFunction:
