@@ -18,11 +18,12 @@ from fgray.benchmarks.base import LoadedBenchmark
 from fgray.benchmarks.spec_style import SpecStyle
 from fgray.config.schema import EvalJob
 from fgray.embedding import IMAGE, embed
+from fgray.errors import ConfigError
 from fgray.evaluation import plan_evaluation
 from fgray.storage import open_storage
 
 DEFAULT_MODEL = {"kind": "lite0-minilm"}
-BATCH, UNIT_ROWS = 32, 64  # the demo's
+BATCH = 32  # the demo's
 
 
 def run(options: Mapping[str, Any], output: str) -> Iterator[Row]:
@@ -30,7 +31,9 @@ def run(options: Mapping[str, Any], output: str) -> Iterator[Row]:
     yield from measure(output, **options)
 
 
-def measure(output: str, model: Mapping[str, Any] | None = None, cases: int = 10, repeats: int = 3) -> Iterator[Row]:
+def measure(
+    output: str, model: Mapping[str, Any] | None = None, cases: int = 10, repeats: int = 3, unit_rows: int = 2 * BATCH
+) -> Iterator[Row]:
     """Measure ours and theirs in turn, `repeats` times, one worker and one thread each.
 
     Args:
@@ -38,12 +41,18 @@ def measure(output: str, model: Mapping[str, Any] | None = None, cases: int = 10
         model: a model section; default lite0-minilm.
         cases: SPEC-style cases per subset; their mix of candidates is the demo's whatever the number.
         repeats: interleaved repeats, of which medians are reported.
+        unit_rows: items of a unit; the steady rate needs at least two units of images.
+
+    Raises:
+        ConfigError: there are too few images for two units.
     """
     chosen = dict(model or DEFAULT_MODEL)
     cache = open_storage(output).uri
     loaded = SpecStyle(cases=cases).load(None, cache)
     with tempfile.TemporaryDirectory(prefix="fgray-bench-") as folder:
-        bench = _Bench(Path(folder), chosen, loaded, cases, cache)
+        bench = _Bench(Path(folder), chosen, loaded, cases, unit_rows)
+        if len(bench.images) <= unit_rows:
+            raise ConfigError(f"{len(bench.images)} images make a single unit", where="options", fix="raise cases or lower unit_rows")
         ours, totals, loops, naive, starts, bare_starts = ([] for _ in range(6))
         for repeat in range(repeats):
             rate, seconds, start = bench.ours(repeat)
@@ -67,8 +76,8 @@ def measure(output: str, model: Mapping[str, Any] | None = None, cases: int = 10
 class _Bench:
     """The two sides over the same cases."""
 
-    def __init__(self, folder: Path, model: Mapping[str, Any], loaded: LoadedBenchmark, cases: int, cache: str) -> None:
-        self.folder, self.model, self.loaded, self.cases, self.cache = folder, model, loaded, cases, cache
+    def __init__(self, folder: Path, model: Mapping[str, Any], loaded: LoadedBenchmark, cases: int, unit_rows: int) -> None:
+        self.folder, self.model, self.loaded, self.cases, self.unit_rows = folder, model, loaded, cases, unit_rows
         paths = _write_images(loaded, folder)
         self.images = list(paths.values())
         self.rows = _rows(loaded, paths)
@@ -87,7 +96,7 @@ class _Bench:
             "name": "bench",
             "model": self.model,
             "benchmarks": [{"name": "spec_style", "cases": self.cases}],
-            "compute": {"workers": 1, "decode_workers": 1, "threads": 1, "batch_size": BATCH, "unit_rows": UNIT_ROWS},
+            "compute": {"workers": 1, "decode_workers": 1, "threads": 1, "batch_size": BATCH, "unit_rows": self.unit_rows},
             "output": str(self.folder / f"run-{repeat}"),
             "store": str(self.folder / f"store-{repeat}"),
         }

@@ -41,7 +41,7 @@ def test_ratio_says_how_much_better_ours_is(
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Row]]:
     output = tmp_path_factory.mktemp("bench") / "out"
-    options = {"model": {"kind": "tiny"}, "cases": 1, "repeats": 1}
+    options = {"model": {"kind": "tiny"}, "cases": 1, "repeats": 1, "unit_rows": 8}
     result = run_suite(BenchJob(job="bench", name="b", suite="eval", options=options, output=str(output)))
     assert result.uri == str(output)
     written = json.loads((output / "bench.json").read_text())
@@ -95,7 +95,7 @@ class TestRows:
     [
         (["options.image=3"], "the suite 'eval' has no such option"),
         (["suite=evall"], "no bench suite is called 'evall': did you mean 'eval'?"),
-        (["options.cases=1", "options.model={kind: tinny}"], "'tinny' found using 'kind' does not match any of the expected tags"),
+        (["options.cases=1", "options.unit_rows=8", "options.model={kind: tinny}"], "'tinny' found using 'kind' does not match any of the expected tags"),
     ],
 )
 def test_what_is_wrong_is_one_line(
