@@ -95,7 +95,10 @@ class TestRows:
     [
         (["options.image=3"], "the suite 'eval' has no such option"),
         (["suite=evall"], "no bench suite is called 'evall': did you mean 'eval'?"),
-        (["options.cases=1", "options.unit_rows=8", "options.model={kind: tinny}"], "'tinny' found using 'kind' does not match any of the expected tags"),
+        (
+            ["options.cases=1", "options.unit_rows=8", "options.model={kind: tinny}"],
+            "'tinny' found using 'kind' does not match any of the expected tags",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(
