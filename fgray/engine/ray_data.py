@@ -73,9 +73,10 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
 
 
 class _Ledger:
-    """Counts attempts of (unit, stage) that began and did not end; lives apart from the workers that may die."""
+    """Counts attempts of (unit, stage) that began, and those that did not end; lives apart from the workers that may die."""
 
     def __init__(self) -> None:
+        self.begun: dict[tuple[int, str], int] = {}
         self.open: dict[tuple[int, str], int] = {}
         self.starts: dict[str, int] = {}
 
@@ -88,11 +89,11 @@ class _Ledger:
         """Forget an actor's starts: what happens later is its units' doing."""
         self.starts.pop(actor, None)
 
-    def begin(self, unit: int, stage: str) -> int:
-        """Note the start of an attempt and return how many earlier ones never ended."""
-        deaths = self.open.get((unit, stage), 0)
-        self.open[unit, stage] = deaths + 1
-        return deaths
+    def begin(self, unit: int, stage: str) -> tuple[int, int]:
+        """Note the start of an attempt and return how many began before it, and how many of those never ended."""
+        earlier, deaths = self.begun.get((unit, stage), 0), self.open.get((unit, stage), 0)
+        self.begun[unit, stage], self.open[unit, stage] = earlier + 1, deaths + 1
+        return earlier, deaths
 
     def end(self, unit: int, stage: str) -> None:
         self.open.pop((unit, stage), None)
@@ -123,13 +124,26 @@ class _StageWorker:
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         parcel = _from_batch(batch)
         if not parcel.died and not parcel.failure:
-            deaths = ray.get(self.ledger.begin.remote(parcel.unit, self.name))
-            if deaths >= MAX_DEATHS:
+            earlier, deaths = ray.get(self.ledger.begin.remote(parcel.unit, self.name))
+            if earlier and self._is_committed(parcel.chunk):
+                pass  # a worker died, or its node was lost, between its commit and the receipt's arrival
+            elif deaths >= MAX_DEATHS:
                 parcel.died = f"the {self.name} worker died {deaths} times"
             else:
                 self._work(parcel)
             self.ledger.end.remote(parcel.unit, self.name)
         return parcel.receipt() if self.store is not None else parcel.block()
+
+    def _is_committed(self, chunk: Chunk) -> bool:
+        """Return whether an earlier attempt left the unit's part; then the chunk takes over its errors."""
+        found = None
+        try:
+            found = self.store.errors_of(chunk.kind, chunk.items["item_id"]) if self.store is not None else None
+        except FgrayError:
+            pass  # computing again tells the storage's trouble, or overwrites a damaged part
+        if found is not None:
+            chunk.errors = found
+        return found is not None
 
     def _work(self, parcel: _Parcel) -> None:
         try:

@@ -44,6 +44,15 @@ class ResultStore:
         self._storage.write_bytes(f"{kind}/part-{name}.parquet", sink.getvalue().to_pybytes())
         return name
 
+    def errors_of(self, kind: str, ids: pa.ChunkedArray) -> dict[int, str] | None:
+        """Return the errors (row of `ids` -> "stage: reason") of the part that holds exactly these items; None if there is none."""
+        path = f"{kind}/part-{unit_id(ids.to_pylist())}.parquet"
+        if not self._storage.exists(path):
+            return None
+        part = self._read(path, ["item_id", "error"])
+        errors = dict(zip(part["item_id"].to_pylist(), part["error"].to_pylist(), strict=True))
+        return {row: errors[item] for row, item in enumerate(ids.to_pylist()) if errors[item] is not None}
+
     def parts(self, kind: str) -> list[str]:
         """Return the paths of a kind's parts in the order in which duplicates are resolved (smallest unit id first)."""
         return sorted(info.path for info in self._storage.list(f"{kind}/") if info.path.endswith(".parquet"))

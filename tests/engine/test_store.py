@@ -68,3 +68,11 @@ def test_a_damaged_part_is_named_with_the_remedy(tmp_path: Path) -> None:
 
 def test_an_item_is_stored_at_its_width(tmp_path: Path) -> None:
     assert part([1])["item_id"].type == ID_TYPE
+
+
+def test_a_unit_is_committed_when_the_part_of_exactly_its_items_is_there(tmp_path: Path) -> None:
+    store = ResultStore(str(tmp_path), "model")
+    store.commit("square", part([4, 5, 6], errors={1: "decode: truncated"}), {})
+    assert store.errors_of("square", number_items([5, 6, 4])["item_id"]) == {0: "decode: truncated"}
+    assert store.errors_of("square", number_items([4, 5])["item_id"]) is None
+    assert store.errors_of("cube", number_items([4, 5, 6])["item_id"]) is None

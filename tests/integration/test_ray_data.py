@@ -15,14 +15,14 @@ from fgray.engine.run import run_units
 from fgray.engine.store import ResultStore
 from fgray.engine.units import make_units
 from fgray.errors import RunError
-from tests.engine.toy import number_items, toy_stages
+from tests.engine.toy import KillingStore, number_items, toy_stages
 
 PROJECT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.xdist_group("ray")
 
 
-def run(folder: Path, numbers, rows: int, **stage_options) -> tuple[ResultStore, Progress]:
-    store = ResultStore(str(folder), "toy")
+def run(folder: Path, numbers, rows: int, store_class: type[ResultStore] = ResultStore, **stage_options) -> tuple[ResultStore, Progress]:
+    store = store_class(str(folder), "toy")
     stages = toy_stages(**stage_options)
     units = make_units("square", number_items(numbers), rows)
     progress = Progress(len(units), len(numbers), stages)
@@ -95,3 +95,14 @@ def test_a_killed_worker_costs_only_its_unit(tmp_path: Path) -> None:
     assert read(store, range(200)).values[:, 0].tolist() == [float(n * n) for n in range(200)]
     # In flight at the kill: the unit being computed (another may wait in the actor's queue, not yet begun).
     assert 200 <= len(list(calls.iterdir())) <= 204
+
+
+def test_a_part_whose_worker_died_right_after_the_commit_is_not_written_again(tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    store, progress = run(tmp_path / "store", range(-1, 11), 3, store_class=KillingStore, calls=calls)
+    results = read(store, range(-1, 11))
+    assert results.values[:, 0].tolist() == [0, *[float(n * n) for n in range(11)]]
+    assert [i for i, error in enumerate(results.errors) if error] == [0]
+    assert len(list(calls.iterdir())) == 12  # nothing was computed twice
+    assert (progress.done_units, progress.splits) == (4, 0)
