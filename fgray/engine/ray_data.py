@@ -7,6 +7,7 @@ its unit again elsewhere, and the ledger sees to it that a unit which kills its 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import traceback
@@ -137,10 +138,9 @@ class _StageWorker:
     def _is_committed(self, chunk: Chunk) -> bool:
         """Return whether an earlier attempt left the unit's part; then the chunk takes over its errors."""
         found = None
-        try:
-            found = self.store.errors_of(chunk.kind, chunk.items["item_id"]) if self.store is not None else None
-        except FgrayError:
-            pass  # computing again tells the storage's trouble, or overwrites a damaged part
+        if self.store is not None:
+            with contextlib.suppress(FgrayError):  # computing again tells the storage's trouble, or overwrites a damaged part
+                found = self.store.errors_of(chunk.kind, chunk.items["item_id"])
         if found is not None:
             chunk.errors = found
         return found is not None
