@@ -24,7 +24,7 @@ LAYERS = [
     ("synthesis",),
     ("benchmarks",),
     ("report",),
-    ("evaluation",),
+    ("evaluation", "mining", "text_negatives"),
     ("bench",),
     ("launch",),
     ("verbs",),

