@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fgray.errors import DataError, NotFound
+from fgray.config.fingerprint import fingerprint as config_fingerprint
+from fgray.config.schema import Job
+from fgray.errors import DataError, NotFound, RunError
 from fgray.storage import Storage, open_storage
 
 SAMPLE_SCHEMA = pa.schema(
@@ -57,6 +61,48 @@ QUARANTINE_SCHEMA = pa.schema(
 
 ITEM_SCHEMA = pa.schema([pa.field("kind", pa.string(), nullable=False), pa.field("item_id", pa.binary(16), nullable=False)])
 """Every item that a run reads from the result store, so that `fgray store gc` knows what must stay."""
+
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy", "pillow", "pyarrow", "ray", "scipy")
+
+
+def describe_job(job: Job, source: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what run.json says of every kind of job: name, configuration as written, fingerprint, versions, platform.
+
+    Args:
+        job: the checked job.
+        source: the configuration as it was written, with ``${ENV}`` unresolved; default: the job itself.
+    """
+    return {
+        "name": job.name,
+        "job": job.job,
+        "created_by": f"fgray {version('fgray')}",
+        "fingerprint": config_fingerprint(job),
+        "config": dict(source) if source is not None else job.model_dump(mode="json"),
+        "packages": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "platform": {"system": platform.system(), "machine": platform.machine()},
+    }
+
+
+def refuse_other_run(folder: RunFolder, job: Job) -> None:
+    """Refuse an output that holds a run of another configuration.
+
+    Raises:
+        RunError: it does.
+    """
+    if not folder.storage.exists(RunFolder.RUN):
+        return
+    if folder.read_json(RunFolder.RUN).get("fingerprint") != config_fingerprint(job):
+        raise RunError(
+            "this output holds a run of another configuration", where=folder.uri, fix="choose another output, or remove that folder"
+        )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 class RunFolder:

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fgray.config.schema import BenchmarkConfig
 from fgray.data.cases import CaseSet
 from fgray.data.index import ImageIndex
+from fgray.errors import ConfigError
 from fgray.metrics.spec import AnyMetric, Ties
 from fgray.registry import Registry
 
@@ -114,6 +116,28 @@ BENCHMARKS: Registry[type[Benchmark]] = Registry(
         "zero_shot": "fgray.benchmarks.zero_shot:ZeroShot",
     },
 )
+
+
+def open_benchmark(config: BenchmarkConfig, root: str | None, cache: str) -> LoadedBenchmark:
+    """Load the benchmark that a section names.
+
+    Args:
+        config: name, root and options.
+        root: where its data lies if the section does not say.
+        cache: see `Benchmark.load`.
+
+    Raises:
+        ConfigError: unknown benchmark or option.
+        DataError: what the benchmark finds wrong with its data.
+    """
+    kind = BENCHMARKS.get(config.name)
+    try:
+        benchmark = kind(**config.options)
+    except TypeError as error:
+        raise ConfigError(
+            f"wrong option for {config.name} ({error})", where="benchmarks", fix=f"see fgray list benchmarks {config.name}"
+        ) from error
+    return benchmark.load(config.root or root, cache)
 
 
 def options_of(kind: type[Benchmark]) -> list[dict[str, str]]:

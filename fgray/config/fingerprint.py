@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from fgray.config.schema import AnyJob
+from fgray.config.schema import Job
 
 # Where and how a job runs does not change its result. Compute changes the numerics class at most, which run.json states.
 _JOB_LOCATIONS = ("name", "output", "store", "cluster", "compute")
@@ -16,7 +16,7 @@ _MAYBE_LOCATIONS = ("arch", "weights", "path")
 _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".json")
 
 
-def fingerprint(job: AnyJob) -> str:
+def fingerprint(job: Job) -> str:
     """Return a hex SHA-256 of the job's meaning.
 
     Comments, the order of keys, defaults spelled out or left out, locations (``output``, ``store``, ``data.root``,

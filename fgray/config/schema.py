@@ -158,6 +158,7 @@ class StatsConfig(Section):
 class Job(Section):
     """Fields that every job kind has."""
 
+    job: str = Field(description="which kind of job")
     name: str = Field(description="name of the run, as reports show it")
     output: str = Field(description="folder or s3:// prefix of the run folder; the same config and output resume")
     cluster: str = Field("local", description="local, or the path of a cluster YAML")

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fgray.config.schema import Job
 from fgray.errors import FgrayError, NotFound, RunError
+from fgray.runs import RunFolder, refuse_other_run
 from fgray.storage import Storage
 
 LOCK = "lock.json"
@@ -25,6 +27,20 @@ WATCH_SECONDS = 25.0  # two beats and a slow store: a lock that stays as it is f
 _UNKNOWN = "alive"  # a process whose start the system does not tell; its id may have been given to another
 
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_run(job: Job) -> Iterator[RunFolder]:
+    """Hold a job's output while the body runs it, or finishes a run that was interrupted.
+
+    Raises:
+        RunError: another run holds the output, or it holds a run of another configuration.
+    """
+    folder = RunFolder(job.output)
+    refuse_other_run(folder, job)
+    with run_lease(folder.storage):
+        refuse_other_run(folder, job)  # it may have come and gone since
+        yield folder
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from rich.table import Table
 
-from fgray.benchmarks.base import BENCHMARKS, LoadedBenchmark
+from fgray.benchmarks.base import LoadedBenchmark, open_benchmark
 from fgray.config.schema import EvalJob, PrecomputedModel
 from fgray.embedding import Compute, Work, image_requests, plan_work, resolve_compute, text_requests
 from fgray.engine.store import ResultStore
@@ -98,14 +98,7 @@ def load_benchmarks(job: EvalJob) -> dict[str, LoadedBenchmark]:
     """
     loaded: dict[str, LoadedBenchmark] = {}
     for config in job.benchmarks:
-        kind = BENCHMARKS.get(config.name)
-        try:
-            benchmark = kind(**config.options)
-        except TypeError as error:
-            raise ConfigError(
-                f"wrong option for {config.name} ({error})", where="benchmarks", fix=f"see fgray list benchmarks {config.name}"
-            ) from error
-        one = benchmark.load(config.root or job.data.root, job.store_uri)
+        one = open_benchmark(config, job.data.root, job.store_uri)
         if job.limit is not None:
             one.cases, one.official = one.cases.limited(job.limit), False
             one.notes.append(f"limited to the first {job.limit} cases of each subset and direction")

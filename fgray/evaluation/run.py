@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
 
 from fgray.benchmarks.base import LoadedBenchmark
-from fgray.config.fingerprint import fingerprint as config_fingerprint
 from fgray.config.schema import EvalJob, PrecomputedModel
 from fgray.embedding import IMAGE, TEXT, Work, embed
-from fgray.engine.lease import run_lease
+from fgray.engine.lease import open_run
 from fgray.engine.units import ID_TYPE
-from fgray.errors import RunError
 from fgray.evaluation.controls import shuffled_controls
 from fgray.evaluation.plan import Plan, data_fingerprint, images_fingerprint, load_benchmarks, plan_evaluation
 from fgray.evaluation.quarantine import account, count_failed, list_quarantine
@@ -28,9 +23,7 @@ from fgray.metrics.spec import to_dict as metric_to_dict
 from fgray.metrics.summary import build_trees, summarise
 from fgray.models.precomputed import open_precomputed
 from fgray.report.html import write_report
-from fgray.runs import ITEM_SCHEMA, QUARANTINE_SCHEMA, RunFolder
-
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy", "pillow", "pyarrow", "ray", "scipy")
+from fgray.runs import ITEM_SCHEMA, QUARANTINE_SCHEMA, RunFolder, describe_job
 
 
 @dataclass(frozen=True)
@@ -60,22 +53,10 @@ def evaluate(job: EvalJob, source: Mapping[str, Any] | None = None) -> RunResult
             or an item is unaccounted for.
         FgrayError: whatever else is wrong with data, model or storage.
     """
-    folder = RunFolder(job.output)
-    _refuse_other_run(folder, job)
-    with run_lease(folder.storage):
-        _refuse_other_run(folder, job)  # it may have come and gone since
+    with open_run(job) as folder:
         if isinstance(job.model, PrecomputedModel):
             return _evaluate_precomputed(job, job.model, folder, source)
         return _evaluate_encoder(plan_evaluation(job), folder, source)
-
-
-def _refuse_other_run(folder: RunFolder, job: EvalJob) -> None:
-    if not folder.storage.exists(RunFolder.RUN):
-        return
-    if folder.read_json(RunFolder.RUN).get("fingerprint") != config_fingerprint(job):
-        raise RunError(
-            "this output holds a run of another configuration", where=folder.uri, fix="choose another output, or remove that folder"
-        )
 
 
 def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] | None) -> RunResult:
@@ -179,29 +160,11 @@ def read_image(loaded: LoadedBenchmark, key: str) -> bytes:
 def _describe(job: EvalJob, source: Mapping[str, Any] | None, benchmarks: Mapping[str, LoadedBenchmark]) -> dict[str, Any]:
     """Return what run.json says before anything was computed."""
     return {
-        "name": job.name,
-        "job": job.job,
-        "created_by": f"fgray {version('fgray')}",
-        "command": "fgray submit",
-        "fingerprint": config_fingerprint(job),
-        "config": dict(source) if source is not None else job.model_dump(mode="json"),
-        "packages": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "platform": {
-            "system": platform.system(),
-            "machine": platform.machine(),
-            "executable": f"python{sys.version_info[0]}.{sys.version_info[1]}",
-        },
+        **describe_job(job, source),
         "stats": job.stats.model_dump(mode="json"),
         "primary": list(job.primary),
         "benchmarks": {name: _describe_benchmark(loaded) for name, loaded in benchmarks.items()},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ModuleNotFoundError:
-        return None
 
 
 def _describe_benchmark(loaded: LoadedBenchmark) -> dict[str, Any]:
