@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from fgray.errors import ModelError
 from fgray.models.base import DualEncoder, ModelCard
@@ -24,13 +21,13 @@ from fgray.models.hub import snapshot
 from fgray.models.open_clip_text import tokenizer_digest
 from fgray.models.preprocess import Preprocess
 from fgray.models.torch_encoder import TORCH_DTYPES, Tokens, TorchEncoder
+from fgray.models.transformers_folder import check_fit, quiet, read_part, stated, weight_files
 
 if TYPE_CHECKING:
     from fgray.config.schema import HuggingFaceModel
 
 _MODEL_TYPES = ("clip", "siglip")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first kind that is there, as transformers prefers them
-_UNSTATED = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")  # say nothing about the arithmetic
 _INTERPOLATIONS = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
 
 
@@ -79,7 +76,7 @@ class HuggingFaceSource:
             {
                 "kind": "hugging_face",
                 "weights": self._weights_sha256,
-                "config": _stated(self._config.to_dict()),
+                "config": stated(self._config.to_dict()),
                 "dtype": self.card.dtype,
                 "tokenizer": tokenizer_digest(_read(AutoTokenizer, self._folder, "tokenizer.json")),
                 "preprocess": self.preprocess.describe(),
@@ -87,10 +84,7 @@ class HuggingFaceSource:
         )
 
     def _weight_files(self) -> list[Path]:
-        for pattern in _WEIGHTS:
-            if files := sorted(self._folder.glob(pattern)):
-                return files
-        raise ModelError("the folder holds no weights", where=str(self._folder), fix="it needs model.safetensors")
+        return weight_files(self._folder, _WEIGHTS)
 
     @cached_property
     def _weights_sha256(self) -> list[str]:
@@ -108,11 +102,11 @@ class HuggingFaceSource:
         for file in self._weight_files():
             if file.suffix != ".safetensors":
                 read_state_dict(str(file))  # refuses foreign globals by name, before transformers looks at the file
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             model, report = _read(
                 AutoModel, self._folder, "weights", output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32
             )
-        _check_fit(report, self._folder)
+        check_fit(report, self._folder)
         model.eval().requires_grad_(False).to(device=device, dtype=TORCH_DTYPES[self.card.dtype])
         tokenizer, limit = _read(AutoTokenizer, self._folder, "tokenizer.json"), int(self._config.text_config.max_position_embeddings)
 
@@ -134,43 +128,7 @@ class HuggingFaceSource:
 
 
 def _read(kind: Any, folder: Path, part: str, **options: Any) -> Any:
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-    except Exception as error:  # missing files, broken JSON, unknown classes and unsafe pickles share no base class
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(
-            f"cannot read {part} ({reason[0][:160]})", where=str(folder), fix="give a complete CLIP or SigLIP folder"
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from printing its own loading report: `_check_fit` says what matters in one line."""
-    control: Any = transformers_logging
-    level, bars = control.get_verbosity(), control.is_progress_bar_enabled()
-    control.set_verbosity_error()
-    control.disable_progress_bar()
-    try:
-        yield
-    finally:
-        control.set_verbosity(level)
-        if bars:
-            control.enable_progress_bar()
-
-
-def _check_fit(report: Any, folder: Path) -> None:
-    """Refuse weights that leave a parameter at random or are left over.
-
-    Raises:
-        ModelError: naming the first such tensor.
-    """
-    fix = "check that config.json belongs to these weights"
-    for name, found, wanted in sorted(report["mismatched_keys"]):
-        what = f"tensor '{name}' is {list(found)} in the checkpoint and {list(wanted)} in the model"
-        raise ModelError(f"the weights do not fit config.json: {what}", where=str(folder), fix=fix)
-    for key, said in (("missing_keys", "is missing"), ("unexpected_keys", "is not part of the model")):
-        for name in sorted(report[key]):
-            raise ModelError(f"the weights do not fit config.json: tensor '{name}' {said}", where=str(folder), fix=fix)
+    return read_part(kind, folder, part, "give a complete CLIP or SigLIP folder", **options)
 
 
 def _preprocess(processor: Any, folder: Path) -> Preprocess:
@@ -200,10 +158,3 @@ def _preprocess(processor: Any, folder: Path) -> Preprocess:
     if getattr(size, "height", None) and getattr(size, "width", None) and not crops:
         return Preprocess((size["height"], size["width"]), resize="squash", **common)
     raise refuse(f"size {size} with do_center_crop: {crops}")
-
-
-def _stated(config: Any) -> Any:
-    """Return a configuration without what names places and versions."""
-    if isinstance(config, dict):
-        return {str(key): _stated(value) for key, value in config.items() if key not in _UNSTATED}
-    return json.loads(json.dumps(config, default=str))
