@@ -14,7 +14,7 @@ from fgray.engine.units import ID_TYPE, Unit, item_id, make_units, missing_items
 IMAGE, TEXT = "embed_image", "embed_text"
 
 
-def image_requests(index: ImageIndex, keys: Sequence[str], fingerprint: str, max_pixels: int) -> pa.Table:
+def image_requests(index: ImageIndex, keys: Sequence[str], fingerprint: str, max_pixels: int, kind: str = IMAGE) -> pa.Table:
     """Return one row per key, in order: item_id and where the image lies (the columns of the index).
 
     Args:
@@ -22,12 +22,13 @@ def image_requests(index: ImageIndex, keys: Sequence[str], fingerprint: str, max
         keys: which of them.
         fingerprint: of the model with its preprocessing.
         max_pixels: larger images are quarantined; part of the address, because the store keeps that verdict too.
+        kind: what is asked of them.
 
     Raises:
         DataError: a key is not in the index.
     """
     rows = index.locate(keys)
-    ids = [item_id(IMAGE, fingerprint, digest + str(max_pixels).encode()) for digest in rows["sha256"].to_pylist()]
+    ids = [item_id(kind, fingerprint, digest + str(max_pixels).encode()) for digest in rows["sha256"].to_pylist()]
     root = pa.array([index.root_uri] * rows.num_rows, pa.string())
     return rows.append_column("item_id", pa.array(ids, ID_TYPE)).append_column("root", root)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fgray.data.decode import ImageError, decode_image
 from fgray.data.index import ImageIndex
 from fgray.embedding.compute import Compute
-from fgray.embedding.requests import IMAGE, TEXT
+from fgray.embedding.requests import TEXT
 from fgray.engine.stages import Arrays, Chunk, Stage, StageFunction
 from fgray.models.base import ImagePreprocess, ModelSource
 
@@ -31,7 +31,7 @@ class ReadDecode:
 
     def __call__(self, chunk: Chunk) -> Arrays:
         """Return ``pixels``, uint8 [n, H, W, 3]."""
-        if chunk.kind != IMAGE:
+        if chunk.kind == TEXT:
             return {}
         root = chunk.items["root"][0].as_py()
         encoded = ImageIndex(root, chunk.items.drop_columns(["item_id", "root"])).read(chunk.items)

@@ -37,12 +37,32 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Sides:
+    """Both sides of one direction, and what the pairs say about their rows.
+
+    Attributes:
+        anchors: what is searched for.
+        corpus: what is searched in.
+        images: every image that a link names, in the order of the columns of `Side.images`.
+        texts: the captions of the pairs, linked to `images`: from an image its captions are found through them.
+        positives: what `Candidates.positive` counts; None where anchors have none (image_to_image, text_to_text).
+    """
+
+    anchors: Side
+    corpus: Side
+    images: Side
+    texts: Side
+    positives: Side | None = None
+
+
+@dataclass(frozen=True)
 class Candidates:
     """Flat arrays of equal length m, sorted by (row, rank).
 
     Attributes:
         row: which (anchor, positive) row of the block the candidate belongs to.
         anchor: row of the anchors' side.
+        positive: row of the positives' side; -1 where the row has no positive.
         corpus: row of the corpus' side.
         score: exact cosine of anchor and candidate, float64.
         rank: 1-based place among the anchor's candidates as the search returned them.
@@ -51,6 +71,7 @@ class Candidates:
 
     row: npt.NDArray[np.int64]
     anchor: npt.NDArray[np.int64]
+    positive: npt.NDArray[np.int64]
     corpus: npt.NDArray[np.int64]
     score: npt.NDArray[np.float64]
     rank: npt.NDArray[np.int32]
