@@ -58,11 +58,14 @@ class Parsed:
         text: the caption as it stands.
         tokens: its words, in order.
         chunks: noun phrases without what follows their noun, as (first token, one past the last), in order.
+        mentioned: lemmas of what all captions of its images say (``vocabulary.with_mentions``): a word among them put into the
+            caption might leave it true, so generators avoid it. Empty where only the caption is known.
     """
 
     text: str
     tokens: tuple[Token, ...]
     chunks: tuple[tuple[int, int], ...]
+    mentioned: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,8 @@ class Generator(BaseModel, ABC):
     def generate(self, parsed: Sequence[Parsed], tools: Tools) -> list[list[Negative]]:
         """Return the negatives of each caption, in the generator's fixed order of types.
 
-        What a caption gets depends on the caption, the options and the tools, never on the captions beside it.
+        What a caption gets depends on the caption, what is mentioned of its images, the options and the tools, never on the
+        captions beside it or on their order.
 
         Raises:
             ConfigError: a tool that it needs is missing.
