@@ -1,0 +1,70 @@
+"""Filters that know from the pairs themselves that a candidate is a positive."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fgray.errors import DataError
+from fgray.mining.candidates import Candidates, Sides
+from fgray.mining.filters import Filter
+from fgray.mining.matching import Members, any_match, captions_of, texts_of
+from fgray.mining.resources import Resources
+
+Mask = npt.NDArray[np.bool_]
+
+
+class SameImage(Filter):
+    """Drops what belongs to the anchor's image by the pairs: the image itself, its captions, all images of a caption.
+
+    It drops the row's own positive, so that nearly every chain begins with it.
+    """
+
+    def keep(self, candidates: Candidates, sides: Sides, resources: Resources) -> Mask:
+        """Return which candidates stay."""
+        return ~any_match(candidates, sides.anchors.images, sides.corpus.images, np.equal)
+
+
+class SameCaption(Filter):
+    """Drops what has the anchor's caption, up to case, punctuation, white space and Unicode's compatible forms.
+
+    The captions of an image are compared where the anchor or the candidate is an image.
+    """
+
+    def keep(self, candidates: Candidates, sides: Sides, resources: Resources) -> Mask:
+        """Return which candidates stay."""
+        return ~_same_words(candidates, texts_of(sides.anchors, sides, resources), texts_of(sides.corpus, sides, resources), resources)
+
+
+class OtherCaptions(Filter):
+    """Drops what belongs to an image that shares any caption with the anchor's image: one link further than `same_image`.
+
+    Two images that one caption describes show the same thing, and so the other captions of either fit both. Captions are
+    compared as `same_caption` compares them.
+    """
+
+    def keep(self, candidates: Candidates, sides: Sides, resources: Resources) -> Mask:
+        """Return which candidates stay."""
+        return ~_same_words(
+            candidates, captions_of(sides.anchors, sides, resources), captions_of(sides.corpus, sides, resources), resources
+        )
+
+
+class SameLabel(Filter):
+    """Drops candidates that share a class or cluster with the anchor."""
+
+    def keep(self, candidates: Candidates, sides: Sides, resources: Resources) -> Mask:
+        """Return which candidates stay.
+
+        Raises:
+            DataError: no anchor, or nothing in the corpus, has a label.
+        """
+        for what, side in (("anchors", sides.anchors), ("corpus", sides.corpus)):
+            if len(side.keys) and not side.labels.nnz:
+                raise DataError(f"the {what} have no labels for filter same_label", fix="remove the filter, or bring pairs with labels")
+        return ~any_match(candidates, sides.anchors.labels, sides.corpus.labels, np.equal)
+
+
+def _same_words(candidates: Candidates, ours: Members, theirs: Members, resources: Resources) -> Mask:
+    left, right = resources.normal_forms(ours.side), resources.normal_forms(theirs.side)
+    return any_match(candidates, ours.rows, theirs.rows, lambda i, j: left[i] == right[j])
