@@ -164,7 +164,8 @@ def reasons(candidates: Candidates, filters: Chain, searched: int) -> list[str]:
         filters: the chain.
         searched: number of candidates that the search returned per anchor.
     """
-    passed = "; passed " + ", ".join(name for name, _ in filters) if filters else ""
+    judges = [name for name, _ in filters if name != "num_negatives"]
+    passed = "; passed " + ", ".join(judges) if judges else ""
     return [
         f"rank {rank} of {searched}{_distance(margin)}{passed}"
         for rank, margin in zip(candidates.rank.tolist(), candidates.margin.tolist(), strict=True)
@@ -174,7 +175,7 @@ def reasons(candidates: Candidates, filters: Chain, searched: int) -> list[str]:
 def _distance(margin: float) -> str:
     if np.isnan(margin):
         return ""
-    return f", {abs(margin):.2f} {'below' if margin >= 0 else 'above'} its positive"
+    return f", {abs(margin):.3f} {'below' if margin >= 0 else 'above'} its positive"
 
 
 def describe(kind: type[Filter]) -> str:
