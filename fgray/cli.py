@@ -17,11 +17,12 @@ from fgray.errors import FgrayError
 
 app = typer.Typer(
     name="fgray",
-    help="Evaluate CLIP-like models on fine-grained benchmarks.\n\n"
+    help="Evaluate CLIP-like models on fine-grained benchmarks, and mine the negatives that teach them.\n\n"
     "\b\nFirst steps:\n"
     "  fgray submit configs/quickstart.yaml       evaluate the offline demo model\n"
     "  fgray plan configs/eval/spec.yaml          what a run will compute\n"
     "  fgray explore DATA --benchmark spec        look at a benchmark's cases\n"
+    "  fgray submit configs/mine/quickstart.yaml  mine hard negatives for the demo\n"
     "  fgray COMMAND --help                       options and examples",
     no_args_is_help=True,
     add_completion=False,
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 shards = typer.Typer(help="Pack images into shards with a byte-range index, or check them.", no_args_is_help=True, rich_markup_mode=None)
-listing = typer.Typer(help="List benchmarks, models or metrics.", no_args_is_help=True, rich_markup_mode=None)
+listing = typer.Typer(help="List benchmarks, models, metrics, filters or generators.", no_args_is_help=True, rich_markup_mode=None)
 store = typer.Typer(help="Look after a result store.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(shards, name="shards")
 app.add_typer(listing, name="list")
@@ -250,6 +251,28 @@ def list_models() -> None:
 def list_metrics() -> None:
     """List the metrics and what they mean."""
     show.table(fgray.list_metrics())
+
+
+@listing.command("filters")
+def list_filters(name: Annotated[str | None, typer.Argument(help="Show the options of this one.")] = None) -> None:
+    """List the filters of mining, or the options of one of them.
+
+    \b
+    Example:
+      fgray list filters near_duplicate_images
+    """
+    show.table(fgray.list_filters(name))
+
+
+@listing.command("generators")
+def list_generators(name: Annotated[str | None, typer.Argument(help="Show the options of this one.")] = None) -> None:
+    """List the generators of text negatives, or the options of one of them.
+
+    \b
+    Example:
+      fgray list generators ce_clip
+    """
+    show.table(fgray.list_generators(name))
 
 
 @app.command()

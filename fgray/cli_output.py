@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 
 def result(value: Any) -> None:
-    """Print a plan, the result of an evaluation, or the rows of a bench job."""
+    """Print a plan or the result of a job, and where its report is."""
+    if not hasattr(value, "table"):
+        report(value.uri, value.report)  # an evaluation: its table comes from the run folder
+        return
+    _print(value.table())
     if hasattr(value, "report"):
-        report(value.uri, value.report)
-    else:
-        _print(value.table())
+        print(f"report: {value.report}")
 
 
 def report(run: str, page: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -93,3 +95,24 @@ def load_plugins() -> None:
         except Exception as error:  # other people's code
             what = f"the plug-in '{point.name}' cannot be loaded ({type(error).__name__}: {error})"
             raise ConfigError(what, where=point.value, fix="mend or uninstall its package; FGRAY_DEBUG=1 shows the traceback") from error
+
+
+def options_of(kind: type) -> list[dict[str, str]]:
+    """Return option, default and meaning of everything that the constructor of a registered part takes."""
+    fields = getattr(kind, "model_fields", None)
+    if fields is not None:  # a pydantic model, as fgray's own parts are
+        return [
+            {"option": name, "default": "(needed)" if f.is_required() else _shown(f.default), "meaning": f.description or ""}
+            for name, f in fields.items()
+        ]
+    parameters = inspect.signature(kind).parameters.values()
+    return [
+        {"option": p.name, "default": "(needed)" if p.default is p.empty else _shown(p.default), "meaning": ""}
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY or p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+
+
+def _shown(value: object) -> str:
+    """Return a default as YAML writes it."""
+    return json.dumps(value, default=str, ensure_ascii=False)

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from fgray.config import LoadedConfig, config_from_text, load_config
-from fgray.config.schema import EvalJob, ModelConfig, TinyModel
+from fgray.config.schema import DistractorsJob, EvalJob, MineJob, ModelConfig, TextNegativesJob, TinyModel
 from fgray.errors import ConfigError, DataError
 from fgray.launch.local import plan_job, run_local
 from fgray.launch.submit import submit
+from fgray.registry import Registry, options_of
 
 if TYPE_CHECKING:
     from fgray.benchmarks.base import LoadedBenchmark
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from fgray.evaluation.compare import Comparison
     from fgray.evaluation.score import TextScore
     from fgray.launch.doctor import Finding
+    from fgray.mining.distractors import DistractorsResult
+    from fgray.mining.run import MineResult
+    from fgray.text_negatives.run import TextNegativesResult
 
 __all__ = [
     "build_shards",
@@ -33,9 +37,14 @@ __all__ = [
     "gc_store",
     "import_benchmark",
     "list_benchmarks",
+    "list_filters",
+    "list_generators",
     "list_metrics",
     "list_models",
     "load_config",
+    "make_text_negatives",
+    "mine",
+    "mine_distractors",
     "plan",
     "report",
     "schema",
@@ -67,6 +76,45 @@ def evaluate(config: LoadedConfig) -> RunResult:
     if not isinstance(config.job, EvalJob):
         raise ConfigError(f"a {config.job.job} job is no evaluation", where=config.path, fix="run it with submit")
     result: RunResult = run_local(config)
+    return result
+
+
+def mine(config: LoadedConfig) -> MineResult:
+    """Mine hard negatives in this process, or finish a run that was interrupted.
+
+    Raises:
+        ConfigError: the job does not mine.
+        FgrayError: whatever stops it.
+    """
+    if not isinstance(config.job, MineJob):
+        raise ConfigError(f"a {config.job.job} job mines nothing", where=config.path, fix="run it with submit")
+    result: MineResult = run_local(config)
+    return result
+
+
+def make_text_negatives(config: LoadedConfig) -> TextNegativesResult:
+    """Make negative captions in this process, or finish a run that was interrupted.
+
+    Raises:
+        ConfigError: the job makes no text negatives.
+        FgrayError: whatever stops it.
+    """
+    if not isinstance(config.job, TextNegativesJob):
+        raise ConfigError(f"a {config.job.job} job makes no text negatives", where=config.path, fix="run it with submit")
+    result: TextNegativesResult = run_local(config)
+    return result
+
+
+def mine_distractors(config: LoadedConfig) -> DistractorsResult:
+    """Mine the wrong options of multiple-choice questions in this process, or finish a run that was interrupted.
+
+    Raises:
+        ConfigError: the job mines no distractors.
+        FgrayError: whatever stops it.
+    """
+    if not isinstance(config.job, DistractorsJob):
+        raise ConfigError(f"a {config.job.job} job mines no distractors", where=config.path, fix="run it with submit")
+    result: DistractorsResult = run_local(config)
     return result
 
 
@@ -211,7 +259,7 @@ def list_benchmarks(name: str | None = None) -> list[dict[str, str]]:
     Raises:
         ConfigError: there is no such benchmark.
     """
-    from fgray.benchmarks.base import BENCHMARKS, options_of
+    from fgray.benchmarks.base import BENCHMARKS
 
     if name is not None:
         return options_of(BENCHMARKS.get(name))
@@ -231,6 +279,34 @@ def list_metrics() -> list[dict[str, str]]:
     from fgray.metrics.catalogue import METRICS
 
     return [{"name": name, "summary": summary} for name, summary in METRICS.items()]
+
+
+def list_filters(name: str | None = None) -> list[dict[str, str]]:
+    """Return name and meaning of every filter of mining, or the options of one: option, default, meaning.
+
+    Raises:
+        ConfigError: there is no such filter.
+    """
+    from fgray.mining.filters import FILTERS
+
+    return _parts(FILTERS, name)
+
+
+def list_generators(name: str | None = None) -> list[dict[str, str]]:
+    """Return name and meaning of every generator of text negatives, or the options of one: option, default, meaning.
+
+    Raises:
+        ConfigError: there is no such generator.
+    """
+    from fgray.text_negatives.generator import GENERATORS
+
+    return _parts(GENERATORS, name)
+
+
+def _parts(registry: Registry[Any], name: str | None) -> list[dict[str, str]]:
+    if name is not None:
+        return options_of(registry.get(name))
+    return [{"name": name, "meaning": (registry.get(name).__doc__ or "").strip().splitlines()[0]} for name in registry.names()]
 
 
 def schema() -> dict[str, Any]:

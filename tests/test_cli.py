@@ -20,7 +20,7 @@ from fgray import verbs
 PROJECT = Path(__file__).resolve().parents[1]
 COMMANDS = [
     "submit", "plan", "report", "compare", "explore", "score", "shards build", "shards verify", "import", "fetch",
-    "list benchmarks", "list models", "list metrics", "schema", "store gc", "doctor",
+    "list benchmarks", "list models", "list metrics", "list filters", "list generators", "schema", "store gc", "doctor",
 ]  # fmt: skip
 
 
@@ -67,8 +67,8 @@ def test_every_verb_of_the_command_line_is_a_function() -> None:
     assert sorted(fgray.__all__) == sorted(verbs.__all__)
     for name in fgray.__all__:
         assert getattr(fgray, name).__doc__, name
-    with pytest.raises(AttributeError, match="no attribute 'mine'"):
-        fgray.mine  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'trane'"):
+        fgray.trane  # noqa: B018
 
 
 def test_a_verb_is_not_replaced_by_the_subpackage_of_its_name() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -138,24 +136,3 @@ def open_benchmark(config: BenchmarkConfig, root: str | None, cache: str) -> Loa
             f"wrong option for {config.name} ({error})", where="benchmarks", fix=f"see fgray list benchmarks {config.name}"
         ) from error
     return benchmark.load(config.root or root, cache)
-
-
-def options_of(kind: type[Benchmark]) -> list[dict[str, str]]:
-    """Return option, default and meaning of everything that a benchmark's constructor takes, beside name and root."""
-    fields = getattr(kind, "model_fields", None)
-    if fields is not None:  # a pydantic model, as the benchmarks here are
-        return [
-            {"option": name, "default": "(needed)" if f.is_required() else _shown(f.default), "meaning": f.description or ""}
-            for name, f in fields.items()
-        ]
-    parameters = inspect.signature(kind).parameters.values()
-    return [
-        {"option": p.name, "default": "(needed)" if p.default is p.empty else _shown(p.default), "meaning": ""}
-        for p in parameters
-        if p.kind is p.KEYWORD_ONLY or p.kind is p.POSITIONAL_OR_KEYWORD
-    ]
-
-
-def _shown(value: object) -> str:
-    """Return a default as YAML writes it."""
-    return json.dumps(value, default=str, ensure_ascii=False)

@@ -41,12 +41,12 @@ class Compute:
         }
 
 
-def resolve_compute(config: ComputeConfig, source: ModelSource, previous: Mapping[str, Any] | None = None) -> Compute:
+def resolve_compute(config: ComputeConfig, source: ModelSource | None, previous: Mapping[str, Any] | None = None) -> Compute:
     """Replace every "auto" by what suits this machine and model.
 
     Args:
         config: what the user wrote.
-        source: the model, for the size of its input.
+        source: the model, for the size of its input; None where nothing is embedded.
         previous: what an interrupted run on the same output had resolved; on the same kind of device its batch and unit
             sizes are kept, so that the rest is computed in the same numerics class.
 
@@ -71,8 +71,8 @@ def resolve_compute(config: ComputeConfig, source: ModelSource, previous: Mappin
     return Compute(config.runner, device, workers, decoders, batch, rows, config.threads)
 
 
-def _unit_rows(source: ModelSource, batch: int, on_gpu: bool) -> int:
-    if not on_gpu:
+def _unit_rows(source: ModelSource | None, batch: int, on_gpu: bool) -> int:
+    if source is None or not on_gpu:
         return batch * CPU_UNIT_BATCHES
     height, width = source.card.image_size
     return batch * max(1, CHUNK_BYTES // (height * width * 3) // batch)

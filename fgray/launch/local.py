@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fgray.config import LoadedConfig
-from fgray.config.schema import BenchJob, EvalJob
+from fgray.config.schema import BenchJob, DistractorsJob, EvalJob, MineJob, TextNegativesJob
 from fgray.errors import ConfigError
 
 
@@ -27,6 +27,10 @@ def plan_job(config: LoadedConfig) -> Any:
     Raises:
         ConfigError: jobs of this kind have no plan.
     """
+    if isinstance(config.job, MineJob):
+        from fgray.mining.plan import plan_mining
+
+        return plan_mining(config.job)
     if not isinstance(config.job, EvalJob):
         raise ConfigError(f"a {config.job.job} job has no plan", where=config.path, fix="run it with fgray submit")
     from fgray.evaluation import plan_evaluation
@@ -41,6 +45,27 @@ def _evaluate(config: LoadedConfig) -> Any:
     return evaluate(config.job, config.source)
 
 
+def _mine(config: LoadedConfig) -> Any:
+    from fgray.mining.run import mine
+
+    assert isinstance(config.job, MineJob)
+    return mine(config.job, config.source)
+
+
+def _text_negatives(config: LoadedConfig) -> Any:
+    from fgray.text_negatives.run import make_text_negatives
+
+    assert isinstance(config.job, TextNegativesJob)
+    return make_text_negatives(config.job, config.source)
+
+
+def _distractors(config: LoadedConfig) -> Any:
+    from fgray.mining.distractors import mine_distractors
+
+    assert isinstance(config.job, DistractorsJob)
+    return mine_distractors(config.job, config.source)
+
+
 def _bench(config: LoadedConfig) -> Any:
     from fgray.bench import run_suite
 
@@ -48,4 +73,10 @@ def _bench(config: LoadedConfig) -> Any:
     return run_suite(config.job)
 
 
-_RUNNERS: dict[str, Callable[[LoadedConfig], Any]] = {"eval": _evaluate, "bench": _bench}
+_RUNNERS: dict[str, Callable[[LoadedConfig], Any]] = {
+    "eval": _evaluate,
+    "mine": _mine,
+    "text_negatives": _text_negatives,
+    "distractors": _distractors,
+    "bench": _bench,
+}

@@ -60,7 +60,7 @@ class SameLabel(Filter):
             DataError: no anchor, or nothing in the corpus, has a label.
         """
         for what, side in (("anchors", sides.anchors), ("corpus", sides.corpus)):
-            if len(side.keys) and not side.labels.nnz:
+            if len(side.keys) and not side.labels.shape[1]:
                 raise DataError(f"the {what} have no labels for filter same_label", fix="remove the filter, or bring pairs with labels")
         return ~any_match(candidates, sides.anchors.labels, sides.corpus.labels, np.equal)
 
