@@ -27,12 +27,14 @@ class Progress:
         units, items: what is to be done in all.
         stages: the pipeline, for the limiting stage.
         stored: items that were already in the store.
+        task: what is done to them, as the bar says.
     """
 
     units: int
     items: int
     stages: Sequence[Stage]
     stored: int = 0
+    task: str = "embedding"
     done_units: int = 0
     done_items: int = 0
     splits: int = 0
@@ -52,7 +54,7 @@ class Progress:
                 TimeRemainingColumn(),
             )
             self._bar = RichProgress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("embedding", total=self.items, detail="starting workers")
+            self._task = self._bar.add_task(self.task, total=self.items, detail="starting workers")
             self._bar.start()
         elif self.units:
             self._say(f"{self.items} items in {self.units} units to compute, {self.stored} already stored")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -76,24 +76,45 @@ class ResultStore:
         tables = [part.filter(pc.is_in(part["item_id"], value_set=ids)) for part in self._read_all(kind, self._read)]
         return Results.gather(kind, ids, [table for table in tables if table.num_rows])
 
+    def stream(self, kind: str, ids: pa.Array, rows: int) -> Iterator[Results]:
+        """Read the results of `ids` in slices of `rows`; only the parts that a slice needs are in memory.
+
+        Raises:
+            RunError: an item is not in the store.
+        """
+        paths = self.parts(kind)
+        lists = _in_parallel(self.part_ids, paths)
+        stored = pa.concat_arrays(lists) if lists else pa.array([], ID_TYPE)
+        places = pc.index_in(ids, value_set=stored)  # of equal ids the first, in the order of the parts
+        if places.null_count:
+            raise RunError(f"{places.null_count} of {len(ids)} {kind} results are missing from the store", fix="run the same command again")
+        part_of = np.searchsorted(np.cumsum([len(part) for part in lists]), places.to_numpy(), side="right")
+        for first in range(0, len(ids), rows):
+            needed = np.unique(part_of[first : first + rows])
+            yield Results.gather(kind, ids.slice(first, rows), [self._read(paths[part]) for part in needed])
+
     def numerics(self, kind: str) -> list[dict[str, Any]]:
         """Return the distinct numerics classes of a kind's parts."""
         found = set(self._read_all(kind, lambda path: (self._read(path, ["item_id"]).schema.metadata or {}).get(NUMERICS_KEY, b"{}")))
         return [json.loads(text) for text in sorted(found)]
 
     def _read_all(self, kind: str, read: Callable[[str], T]) -> list[T]:
-        paths = self.parts(kind)
-        if not paths:
-            return []
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            return list(pool.map(read, paths))
+        return _in_parallel(read, self.parts(kind))
 
     def _read(self, path: str, columns: list[str] | None = None) -> pa.Table:
         try:
-            return pq.read_table(pa.BufferReader(self._storage.read_bytes(path)), columns=columns)
+            # Not `read_table`: its thread pool may abort a process that ends right after it (apache/arrow#34314).
+            return pq.ParquetFile(pa.BufferReader(self._storage.read_bytes(path))).read(columns, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             where = f"{self._storage.uri}/{path}"
             raise RunError(f"damaged result part ({error})", where=where, fix="delete that file and run the same command again") from error
+
+
+def _in_parallel(read: Callable[[str], T], paths: Sequence[str]) -> list[T]:
+    if not paths:
+        return []
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return list(pool.map(read, paths))
 
 
 class Results:
@@ -163,6 +184,6 @@ def _to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
             rows = np.where(array.is_null().to_numpy(zero_copy_only=False)[:, None], rows.dtype.type(0), rows)
         return rows
     if array.null_count:
-        array = array.fill_null(False if pa.types.is_boolean(array.type) else 0)
+        array = array.fill_null("" if pa.types.is_string(array.type) else False if pa.types.is_boolean(array.type) else 0)
     plain: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
     return plain
