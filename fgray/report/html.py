@@ -74,11 +74,11 @@ def report_page(run: Mapping[str, Any], metrics: Mapping[str, Any], samples: pa.
         quarantine=quarantine.slice(0, _QUARANTINE_ROWS).to_pylist(),
         quarantine_count=quarantine.num_rows,
         items=items,
-        facts=_flat({name: value for name, value in items.items() if name != "numerics_classes"}),
+        facts=flat_facts({name: value for name, value in items.items() if name != "numerics_classes"}),
         classes=len(items.get("numerics_classes") or ()),
-        fingerprints=_flat({"model": (run.get("model") or {}).get("fingerprint"), **(metrics.get("fingerprints") or {})}),
-        numerics=_flat(run.get("numerics") or {}),
-        packages=_flat(run.get("packages") or {}),
+        fingerprints=flat_facts({"model": (run.get("model") or {}).get("fingerprint"), **(metrics.get("fingerprints") or {})}),
+        numerics=flat_facts(run.get("numerics") or {}),
+        packages=flat_facts(run.get("packages") or {}),
         config=json.dumps(run.get("config") or {}, indent=2, ensure_ascii=False),
         ties=wording.TIES,
     )
@@ -89,12 +89,12 @@ def _filters(shown: list[gallery.Card]) -> dict[str, list[str]]:
     return {name: list(dict.fromkeys(getattr(card, name) for card in shown)) for name in ("benchmark", "subset", "task")}
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat_facts(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested values as one level of ``a.b`` -> text; nothing for None."""
     found: dict[str, str] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            found |= flat_facts(value, f"{prefix}{key}.")
         elif value is not None:
             found[f"{prefix}{key}"] = _plain(value)
     return found
