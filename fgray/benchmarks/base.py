@@ -72,6 +72,7 @@ class LoadedBenchmark:
         controls: extra values computed without the model, e.g. a pixel oracle: metric name -> sample-free metric
             entry {"value", "count", "correct", "chance", "note"}; shown beside the model's numbers.
         shuffled_control: also report every accuracy with labels drawn at random, which must land at chance.
+        control_subsets: subsets whose cases ask something easier, to show that the images can be read; mining takes no pairs from them.
         notes: one-line remarks for the report (counted skips and the like).
     """
 
@@ -83,6 +84,7 @@ class LoadedBenchmark:
     title: str | None = None
     controls: dict[str, dict[str, Any]] = field(default_factory=dict)
     shuffled_control: bool = False
+    control_subsets: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,19 +46,19 @@ def pairs_of(loaded: LoadedBenchmark) -> PairSet:
 
     A prototype stands for its class's first prompt.
     """
-    rows = sorted(set(_right_answers(loaded.cases)), key=lambda row: tuple(value or "" for value in row))
+    cases = [case for case in loaded.cases.table.to_pylist() if case["subset"] not in loaded.control_subsets]
+    rows = sorted(set(_right_answers(cases, loaded.cases)), key=lambda row: tuple(value or "" for value in row))
     columns = list(zip(*rows, strict=True))
     return PairSet(pa.table([pa.array(column, pa.string()) for column in columns], schema=PAIR_SCHEMA), loaded.images)
 
 
-def _right_answers(cases: CaseSet) -> Iterator[Pair]:
-    names = ["query_kind", "query", "candidate_kind", "candidates", "pool", "labels", "category"]
-    for case in cases.table.select(names).to_pylist():
-        members = case["candidates"] if case["pool"] is None else cases.pools[case["pool"]]
+def _right_answers(cases: Sequence[Mapping[str, Any]], names: CaseSet) -> Iterator[Pair]:
+    for case in cases:
+        members = case["candidates"] if case["pool"] is None else names.pools[case["pool"]]
         for position in case["labels"]:
             right = members[position]
             if case["candidate_kind"] == "prototype":
-                right = cases.prototypes[right][0]
+                right = names.prototypes[right][0]
             kinds = (case["query_kind"], "image" if case["candidate_kind"] == "image" else "text")
             if kinds == ("image", "text"):
                 yield case["query"], right, case["category"]

@@ -94,6 +94,7 @@ class SpecStyle(BenchmarkOptions):
             ],
             controls=read_oracle(folder),
             shuffled_control=True,
+            control_subsets=(NAMING,),
             notes=_notes(described),
         )
 

@@ -94,7 +94,7 @@ def read_negatives(uri: str) -> tuple[pa.Table, dict[str, Any]]:
     fix = "name the negatives.parquet of a mine or text_negatives run, or run that job again"
     try:
         table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"damaged negatives file ({str(error).splitlines()[0]})", where=address, fix=fix) from error
     meta = table.schema.metadata or {}
     if FORMAT_KEY not in meta:
@@ -105,7 +105,7 @@ def read_negatives(uri: str) -> tuple[pa.Table, dict[str, Any]]:
     try:
         facts = json.loads(meta[FACTS_KEY])
         table = table.replace_schema_metadata(None).cast(NEGATIVE_SCHEMA)
-    except (KeyError, ValueError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (KeyError, ValueError, pa.ArrowException) as error:
         raise DataError(f"the columns are not a negatives file's ({str(error).splitlines()[0]})", where=address, fix=fix) from error
     check(table, address)
     return table, facts

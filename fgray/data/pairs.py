@@ -63,7 +63,7 @@ def read_pairs(uri: str) -> pa.Table:
         if "label" not in table.column_names:
             table = table.append_column("label", pa.nulls(table.num_rows, pa.string()))
         table = table.select(PAIR_SCHEMA.names).cast(PAIR_SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except pa.ArrowException as error:
         raise DataError(f"no readable pairs ({str(error).splitlines()[0]})", where=uri, fix=fix) from error
     table = table.filter(pc.or_(pc.is_valid(table["image"]), pc.is_valid(table["text"])))
     if table.num_rows == 0:
