@@ -282,7 +282,16 @@ class TextNegativesJob(Job):
     pairs: BenchmarkConfig = Field(description="image-text pairs whose captions are edited: a benchmark, or {name: file, root: …}")
     generators: list[NamedConfig] = Field(min_length=1, description="see fgray list generators")
     pipeline: str = Field("en_core_web_sm", description="spaCy pipeline: its package's name or a folder")
-    language_model: LanguageModelConfig | None = Field(None, description="for generators that need one, and for plausibility; null: none")
+    language_model: LanguageModelConfig | None = Field(None, description="fills the gaps of generators that need it; null: none")
+    plausibility: LanguageModelConfig | None = Field(
+        None, description="causal model whose text-only log-likelihood judges the negatives; default: language_model where it is causal"
+    )
+    plausibility_limit: int | None = Field(
+        None, ge=1, description="judge the negatives of so many captions, drawn with the seed, because it takes time; null: all"
+    )
+    refine: bool = Field(
+        False, description="SugarCrepe's adversarial refinement: keep a subset whose plausibility gaps lie symmetrically about zero"
+    )
     upstream: bool = Field(False, description="reproduce the original code's defects where a generator has them")
     seed: int = Field(0, ge=0, description="seed of every random choice; a caption's negatives depend on nothing else but itself")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
@@ -293,6 +302,23 @@ class TextNegativesJob(Job):
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
         return _named(data, "pairs", "generators")
+
+    @property
+    def judge(self) -> LanguageModelConfig | None:
+        """The model that measures plausibility, if there is one."""
+        if self.plausibility is not None:
+            return self.plausibility
+        return self.language_model if self.language_model is not None and self.language_model.kind == "causal" else None
+
+    @model_validator(mode="after")
+    def _causal_judge(self) -> TextNegativesJob:
+        if self.plausibility is not None and self.plausibility.kind != "causal":
+            raise ValueError("plausibility needs a model of kind causal")
+        if self.refine and self.judge is None:
+            raise ValueError("refine needs plausibility: name a causal model there")
+        if self.refine and self.plausibility_limit is not None:
+            raise ValueError("refine needs the plausibility of all negatives: drop plausibility_limit")
+        return self
 
     @property
     def store_uri(self) -> str:
