@@ -1,0 +1,191 @@
+"""The mine job as a whole against a brute force that shares no code with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import fgray
+from fgray.config import config_from_text
+from fgray.data.negatives import read_negatives
+from fgray.errors import ConfigError, DataError, RunError
+
+RNG = np.random.default_rng(7)
+IMAGES, TEXTS, DIM = 23, 41, 16
+
+
+def unit(rows: int, seed: int) -> np.ndarray:
+    values = np.random.default_rng(seed).normal(size=(rows, DIM))
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+def save_vectors(path: Path, keys: list[str], values: np.ndarray) -> str:
+    np.save(path, values)
+    path.with_suffix("").with_suffix(".keys.txt").write_text("\n".join(keys) + "\n")
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Pairs: image i has the captions i and i + 23; caption 40 describes the images 0 and 17."""
+    images, texts = [f"im/{i:02d}" for i in range(IMAGES)], [f"caption {t:02d}" for t in range(TEXTS)]
+    pairs = [(images[t % IMAGES], texts[t]) for t in range(TEXTS)] + [(images[0], texts[40])]
+    table = pa.table({"image": [i for i, _ in pairs], "text": [t for _, t in pairs]})
+    pq.write_table(table.take(RNG.permutation(len(pairs))), tmp_path / "pairs.parquet")
+    order = RNG.permutation(IMAGES)  # rows of the files stand in any order
+    return {
+        "pairs": str(tmp_path / "pairs.parquet"),
+        "image": save_vectors(tmp_path / "image.npy", [images[i] for i in order], unit(IMAGES, 1)[order]),
+        "text": save_vectors(tmp_path / "text.npy", texts, unit(TEXTS, 2)),
+    }
+
+
+def job(files: dict[str, str], output: Path, **more) -> fgray.config.LoadedConfig:
+    content = {
+        "job": "mine",
+        "name": "t",
+        "model": {"kind": "precomputed", "name": "m", "image_embeddings": files["image"], "text_embeddings": files["text"]},
+        "pairs": {"name": "file", "root": files["pairs"]},
+        "search": {"k": 9, "dtype": "fp16"},
+        "filters": ["same_image", {"name": "min_score", "value": -0.5}, {"name": "num_negatives", "value": 3}],
+        "audit": None,
+        "compute": {"runner": "serial"},
+        "output": str(output),
+        **more,
+    }
+    return config_from_text(json.dumps(content), "t.yaml")
+
+
+def brute_force(direction: str) -> dict[tuple[str, str | None], list[tuple[str, float, float | None, int]]]:
+    """Return (anchor, positive) -> [(negative, score, margin, rank)], by sorting Python lists."""
+    kinds = {
+        "image": (unit(IMAGES, 1), [f"im/{i:02d}" for i in range(IMAGES)]),
+        "text": (unit(TEXTS, 2), [f"caption {t:02d}" for t in range(TEXTS)]),
+    }
+    pairs = {(f"im/{t % IMAGES:02d}", f"caption {t:02d}") for t in range(TEXTS)} | {("im/00", "caption 40")}
+    of = {"image": {i: {i} for i in kinds["image"][1]}, "text": {}}
+    for image, text in pairs:
+        of["text"].setdefault(text, set()).add(image)
+    one, other = direction.split("_to_")
+    vectors = {kind: values.astype(np.float16).astype(np.float64) for kind, (values, _) in kinds.items()}
+    rows = {}
+    for a, anchor in enumerate(kinds[one][1]):
+        scored = sorted(
+            (-float(sum(x * y for x, y in zip(vectors[one][a], v, strict=True))), key)
+            for v, key in zip(vectors[other], kinds[other][1], strict=True)
+        )
+        cosine = {key: -score for score, key in scored}
+        found = [(key, -score, rank) for rank, (score, key) in enumerate(scored[:9], 1)]
+        found = [item for item in found if not of[one][anchor] & of[other][item[0]] and item[1] >= -0.5][:3]
+        crossing = [(i, t) for i, t in pairs if anchor == (i if one == "image" else t)] if one != other else [(None, None)]
+        for image, text in crossing:
+            positive = None if one == other else (text if one == "image" else image)
+            rows[anchor, positive] = [
+                (key, score, None if positive is None else cosine[positive] - score, rank) for key, score, rank in found
+            ]
+    return rows
+
+
+DIRECTIONS = ["image_to_text", "text_to_image", "image_to_image", "text_to_text"]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_every_negative_is_the_one_that_brute_force_finds(direction: str, files: dict[str, str], tmp_path: Path) -> None:
+    fgray.mine(job(files, tmp_path / "run", directions=[direction]))
+    table, facts = read_negatives(str(tmp_path / "run"))
+    expected = {key: value for key, value in brute_force(direction).items() if value}
+    rows = table.to_pylist()
+    assert {(row["anchor"], row["positive"]) for row in rows} == set(expected)
+    for row in rows:
+        wanted = expected[row["anchor"], row["positive"]]
+        assert [(n["ref"], n["rank"]) for n in row["negatives"]] == [(ref, rank) for ref, _, _, rank in wanted]
+        assert [n["score"] for n in row["negatives"]] == pytest.approx([score for _, score, _, _ in wanted], abs=1e-12)
+        margins = [margin for _, _, margin, _ in wanted]
+        assert [n["margin"] for n in row["negatives"]] == (margins if None in margins else pytest.approx(margins, abs=1e-12))
+        assert all(n["reason"].startswith(f"rank {n['rank']} of 9") for n in row["negatives"])
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    counts = metrics["mining"][direction]
+    assert counts["kept"] == sum(map(len, expected.values())) and counts["rows"] == len(brute_force(direction))
+    assert counts["candidates"] == counts["kept"] + sum(counts["dropped"].values())
+    assert facts["model"] == metrics["fingerprints"]["model"]
+
+
+def test_the_same_bytes_on_ray_with_two_workers_and_after_a_resume(files: dict[str, str], tmp_path: Path) -> None:
+    fgray.mine(job(files, tmp_path / "serial", directions=DIRECTIONS))
+    fgray.mine(job(files, tmp_path / "ray", directions=DIRECTIONS, compute={"runner": "ray", "workers": 2}))
+    names = ("negatives.parquet", "metrics.json")
+    before = [(tmp_path / "serial" / name).read_bytes() for name in names]
+    assert [(tmp_path / "ray" / name).read_bytes() for name in names] == before
+    parts = sorted((tmp_path / "serial/store").rglob("part-*.parquet"))
+    assert parts
+    parts[0].unlink()
+    times = {path: path.stat().st_mtime_ns for path in parts[1:]}
+    fgray.mine(job(files, tmp_path / "serial", directions=DIRECTIONS))
+    assert [(tmp_path / "serial" / name).read_bytes() for name in names] == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times, "what was searched is not searched again"
+
+
+def test_another_configuration_in_the_same_output_is_refused(files: dict[str, str], tmp_path: Path) -> None:
+    fgray.mine(job(files, tmp_path / "run"))
+    with pytest.raises(RunError, match="a run of another configuration"):
+        fgray.mine(job(files, tmp_path / "run", search={"k": 8}))
+
+
+def test_candidates_from_another_set(files: dict[str, str], tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"image": pa.array([None, "im/05"], pa.string()), "text": ["caption 11", "caption 28"]}), corpus)
+    options = {"corpus": {"name": "file", "root": str(corpus)}, "directions": ["image_to_text"]}
+    fgray.mine(job(files, tmp_path / "run", **options, filters=["same_image"]))
+    rows = {row["anchor"]: {n["ref"] for n in row["negatives"]} for row in read_negatives(str(tmp_path / "run"))[0].to_pylist()}
+    assert rows["im/00"] == {"caption 11", "caption 28"}
+    assert rows["im/05"] == {"caption 11"}, "caption 28 describes it, says the corpus, and the pairs too"
+    assert rows["im/11"] == {"caption 28"}
+
+
+def photos(root: Path, count: int) -> None:
+    root.mkdir()
+    lines = []
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).resize((64, 64)).save(root / f"{number}.png")
+        lines.append({"image": f"{number}.png", "split": "test", "captions": [f"number {number}", f"a photo of {number} things"]})
+    (root / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def tiny(root: Path, output: Path, **more) -> fgray.config.LoadedConfig:
+    content = {
+        "job": "mine", "name": "t", "model": {"kind": "tiny"}, "data": {"root": str(root), "max_corrupt_fraction": 0.1},
+        "pairs": {"name": "retrieval", "dataset": "captions"}, "filters": ["same_image", {"name": "num_negatives", "value": 2}],
+        "search": {"k": 5}, "audit": {"anchors": 4}, "compute": {"runner": "serial"}, "output": str(output), **more,
+    }  # fmt: skip
+    return config_from_text(json.dumps(content), "t.yaml")
+
+
+def test_images_are_embedded_once_and_damaged_ones_set_aside(tmp_path: Path) -> None:
+    photos(tmp_path / "data", 12)
+    (tmp_path / "data/3.png").write_bytes((tmp_path / "data/3.png").read_bytes()[:90])
+    result = fgray.mine(tiny(tmp_path / "data", tmp_path / "run"))
+    rows = read_negatives(result.uri)[0].to_pylist()
+    seen = {row["anchor"] for row in rows} | {n["ref"] for row in rows for n in row["negatives"]}
+    assert "4" in seen and "3" not in seen
+    quarantined = pq.read_table(tmp_path / "run/quarantine.parquet").to_pylist()
+    assert [(row["key"], row["stage"]) for row in quarantined] == [("3", "decode")]
+    assert Path(result.report).exists() and "<img" in Path(result.report).read_text()
+    with pytest.raises(RunError, match="1 of 36 items cannot be computed"):
+        fgray.mine(tiny(tmp_path / "data", tmp_path / "strict", data={"root": str(tmp_path / "data")}))
+
+
+def test_what_cannot_be_mined_is_said_in_one_line(files: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no filter is called 'same_imgae'.*did you mean 'same_image'"):
+        fgray.mine(job(files, tmp_path / "a", filters=["same_imgae"]))
+    with pytest.raises(ConfigError, match="the audit"):
+        fgray.mine(job(files, tmp_path / "b", audit={"anchors": 3}, directions=["image_to_image"]))
+    save_vectors(Path(files["image"]), [f"im/{i:02d}" for i in range(5)], unit(5, 1))
+    with pytest.raises(DataError, match="there is no image embedding of 'im/05'"):
+        fgray.mine(job(files, tmp_path / "c"))
