@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from fgray.config import LoadedConfig, config_from_text, load_config
-from fgray.config.schema import DistractorsJob, EvalJob, MineJob, ModelConfig, TextNegativesJob, TinyModel
+from fgray.config.schema import AnyJob, DistractorsJob, EvalJob, MineJob, ModelConfig, TextNegativesJob, TinyModel
 from fgray.errors import ConfigError, DataError
 from fgray.launch.local import plan_job, run_local
 from fgray.launch.submit import submit
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fgray.launch.doctor import Finding
     from fgray.mining.distractors import DistractorsResult
     from fgray.mining.run import MineResult
+    from fgray.runs import RunFolder
     from fgray.text_negatives.run import TextNegativesResult
 
 __all__ = [
@@ -131,7 +132,26 @@ def report(run: str) -> str:
     from fgray.runs import RunFolder
 
     folder = RunFolder(run)
+    job = _job_of(folder) if folder.read_run().get("job") in ("mine", "text_negatives", "distractors") else None
+    if isinstance(job, MineJob):
+        from fgray.mining.run import report_again as report_mining
+
+        return report_mining(folder, job)
+    if isinstance(job, DistractorsJob):
+        from fgray.mining.distractors import report_again as report_distractors
+
+        return report_distractors(folder, job)
+    if isinstance(job, TextNegativesJob):
+        from fgray.report.text_negatives import write_text_negatives_report
+
+        return write_text_negatives_report(folder)
     return write_report(folder, _ImagesOfRun(folder).read)
+
+
+def _job_of(folder: RunFolder) -> AnyJob:
+    """Return the job of a run folder, with the variables of today's environment."""
+    written = folder.read_json(folder.RUN).get("config")
+    return config_from_text(json.dumps(written), f"{folder.uri}/{folder.RUN}").job
 
 
 def compare(run_a: str, run_b: str, output: str | None = None) -> Comparison:
@@ -342,7 +362,7 @@ def doctor() -> list[Finding]:
 class _ImagesOfRun:
     """Reads the images that a run read, opening its benchmarks when the first one is asked for."""
 
-    def __init__(self, folder: Any) -> None:
+    def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._benchmarks: dict[str, LoadedBenchmark] | None = None
 
@@ -350,8 +370,7 @@ class _ImagesOfRun:
         if self._benchmarks is None:
             from fgray.evaluation.plan import load_benchmarks
 
-            written = self._folder.read_json(self._folder.RUN).get("config")
-            job = config_from_text(json.dumps(written), f"{self._folder.uri}/{self._folder.RUN}").job
+            job = _job_of(self._folder)
             assert isinstance(job, EvalJob)
             self._benchmarks = load_benchmarks(job)
         if benchmark not in self._benchmarks:

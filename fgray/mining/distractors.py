@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich.table import Table
 
 from fgray.benchmarks.base import LoadedBenchmark, open_benchmark
 from fgray.config.schema import DistractorsJob, PrecomputedModel
@@ -54,6 +55,18 @@ class DistractorsResult:
     uri: str
     report: str
     metrics: dict[str, Any]
+
+    def table(self) -> Table:
+        """Return what was written, and how well the encoder itself answers, for the console."""
+        count, right = self.metrics["questions"], self.metrics["right_label"]
+        table = Table(title=f"questions in {self.uri}/{FOCI_FILE}", title_justify="left", show_header=False)
+        table.add_row("questions", f"{count:,} with {self.metrics['options']} options")
+        table.add_row("right label most similar", f"{right['first']:,} ({right['first'] / count:.1%})")
+        table.add_row(
+            f"right label among the first {self.metrics['options']}",
+            f"{right['among_the_first']:,} ({right['among_the_first'] / count:.1%})",
+        )
+        return table
 
 
 @dataclass(frozen=True)
@@ -153,9 +166,17 @@ def _run(job: DistractorsJob, folder: RunFolder, source: Mapping[str, Any] | Non
     run["items"] = {"requested": work.requested, "quarantined": quarantine.num_rows}
     folder.write_json(folder.RUN, run)
     folder.write_json(folder.METRICS, metrics)
+    return DistractorsResult(folder.uri, _report(folder, classes), metrics)
+
+
+def report_again(folder: RunFolder, job: DistractorsJob) -> str:
+    """Write a finished run's report from its files and return its address."""
+    return _report(folder, load_classes(job))
+
+
+def _report(folder: RunFolder, classes: Classes) -> str:
     index = classes.loaded.images
-    report = write_distractors_report(folder, lambda key: index.read(index.locate([key]))[0])
-    return DistractorsResult(folder.uri, report, metrics)
+    return write_distractors_report(folder, lambda key: index.read(index.locate([key]))[0])
 
 
 def load_classes(job: DistractorsJob) -> Classes:

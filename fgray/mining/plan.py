@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 from rich.table import Table
 
-from fgray.benchmarks.pairs import load_pairs
 from fgray.config.schema import Direction, MineJob, PrecomputedModel
 from fgray.embedding import Work, image_requests, plan_work, resolve_compute, text_requests
 from fgray.engine.store import ResultStore
 from fgray.mining.filters import build_filters, describe
-from fgray.mining.sides import Linked
+from fgray.mining.sides import Linked, load_sets
 from fgray.models import open_model
 
 
@@ -56,9 +55,7 @@ def plan_mining(job: MineJob) -> MinePlan:
         FgrayError: whatever is wrong with configuration, data, model or storage.
     """
     chain = build_filters(job.filters, job.directions)
-    sets = [load_pairs(job.pairs, job.data.root, job.store_uri, job.limit)]
-    if job.corpus is not None:
-        sets.append(load_pairs(job.corpus, job.data.root, job.store_uri))
+    sets = load_sets(job)
     work = None
     if not isinstance(job.model, PrecomputedModel):
         source = open_model(job.model)

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
-from fgray.benchmarks.pairs import load_pairs
 from fgray.config.schema import Direction, MineJob
 from fgray.data.negatives import NAME, NEGATIVE_SCHEMA, to_parquet
 from fgray.data.pairs import PairSet
@@ -27,7 +26,7 @@ from fgray.mining.riskiest import Riskiest
 from fgray.mining.rows import RowMaker, Tally, blocks_of_rows, positive_scores
 from fgray.mining.sampling import sample_rows, take_sample
 from fgray.mining.search import search
-from fgray.mining.sides import Linked
+from fgray.mining.sides import Linked, load_sets
 from fgray.report.mine import write_mine_report
 from fgray.runs import RunFolder, describe_job
 
@@ -81,6 +80,11 @@ def mine(job: MineJob, source: Mapping[str, Any] | None = None) -> MineResult:
         return _Mining(job, folder, embeddings, chain, run).finish()
 
 
+def report_again(folder: RunFolder, job: MineJob) -> str:
+    """Write a finished run's report from its files and return its address; images that are gone leave a gap."""
+    return write_mine_report(folder, _reader(load_sets(job)))
+
+
 @dataclass
 class _Found:
     """What one direction's mining found."""
@@ -101,10 +105,7 @@ class _Mining:
 
     def finish(self) -> MineResult:
         job, start = self.job, time.monotonic()
-        sets = [load_pairs(job.pairs, job.data.root, job.store_uri, job.limit)]
-        if job.corpus is not None:
-            sets.append(load_pairs(job.corpus, job.data.root, job.store_uri))
-        sets, quarantine = self.embeddings.prepare(sets)
+        sets, quarantine = self.embeddings.prepare(load_sets(job))
         self.folder.write_table(RunFolder.QUARANTINE, quarantine)
         linked = Linked(sets[0], sets[1] if job.corpus is not None else None)
         found = [self._direction(direction, linked) for direction in job.directions]

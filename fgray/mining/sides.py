@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from fgray.config.schema import Direction
+from fgray.benchmarks.pairs import load_pairs
+from fgray.config.schema import Direction, MineJob
 from fgray.data.index import ImageIndex
 from fgray.data.negatives import DIRECTIONS
 from fgray.data.pairs import PairSet
@@ -19,6 +20,16 @@ from fgray.errors import DataError
 from fgray.mining.candidates import Kind, Side, Sides
 
 Places = tuple[tuple[ImageIndex, Sequence[str]], ...]
+
+
+def load_sets(job: MineJob) -> list[PairSet]:
+    """Return a mining job's pairs, and its corpus where there is one.
+
+    Raises:
+        FgrayError: what `fgray.benchmarks.pairs.load_pairs` raises.
+    """
+    sets = [load_pairs(job.pairs, job.data.root, job.store_uri, job.limit)]
+    return sets if job.corpus is None else [*sets, load_pairs(job.corpus, job.data.root, job.store_uri)]
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 GROUP = 16  # scores that share a maximum
-TILE, QUERIES = 4096, 1024  # corpus rows and queries of a tile of scores: 8 MiB in bf16
+TILE, QUERIES = 4096, 512  # corpus rows and queries of a tile of scores: 4 MiB in bf16, which caches hold
 SLACK = 256  # candidates beyond k that a row may hold, at least; k where that is more
+EXACT_NUMBERS = 1 << 19  # float64 numbers at once; a GPU wants more
 EXACT_TILE = 1024
-EXACT_ELEMENTS = 1 << 21  # float64 numbers gathered at once
 NORM = 1.01  # of stored rows: within 1e-3 of 1, and within 2^-8 more by rounding to bf16
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
 # Tensor cores and AVX-512 BF16 truncate within a block of products; four times fp32's rounding covers that.
@@ -85,7 +85,7 @@ def top_k(queries: Tensor, corpus: Corpus, k: int, ready: Iterable[tuple[int, in
         spans = [(0, total)]
         if not len(left):
             return rows, scores
-    for part in torch.split(left, max(1, EXACT_ELEMENTS // 4 // (EXACT_TILE + k))):
+    for part in torch.split(left, max(1, EXACT_NUMBERS // (EXACT_TILE + k))):
         found, exact = _scan_exactly(queries[part], corpus.vectors, wanted)
         rows[part.cpu().numpy(), :wanted], scores[part.cpu().numpy(), :wanted] = found.cpu().numpy(), exact.cpu().numpy()
     return rows, scores
@@ -98,7 +98,7 @@ def row_bytes(dim: int, k: int) -> int:
 
 def tile_bytes(dim: int, k: int) -> int:
     """Return the memory that `top_k` takes besides: a tile of scores and its like, rows in float64."""
-    return QUERIES * (8 * TILE + 12 * (TILE + _capacity(k))) + 16 * TILE * dim + 24 * EXACT_ELEMENTS
+    return QUERIES * (8 * TILE + 12 * (TILE + _capacity(k))) + 16 * TILE * dim + 80 * EXACT_NUMBERS
 
 
 def _capacity(k: int) -> int:
@@ -133,7 +133,7 @@ class _Screen:
         self.count = torch.zeros(rows, dtype=torch.int64, device=device)
         self.best = torch.full((rows,), -2.0, device=device)  # the k-th largest score so far; below every score while there are fewer
         self.overflowed = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.buffer = torch.empty((TILE, min(QUERIES, rows)), dtype=dtype, device=device)
+        self.buffer = torch.empty(TILE * min(QUERIES, rows), dtype=dtype, device=device)
 
     def run(self, tiles: Iterable[tuple[int, int]]) -> None:
         """Look at every tile of the corpus."""
@@ -157,13 +157,14 @@ class _Screen:
         done = torch.nonzero(~self.overflowed).squeeze(1)
         if not len(done):
             return
-        width = int(self.count[done].max())
-        for rows in torch.split(done, max(1, EXACT_ELEMENTS // (width * self.queries.shape[1]))):
+        width, dim = int(self.count[done].max()), self.queries.shape[1]
+        numbers = EXACT_NUMBERS << (7 if done.is_cuda else 0)
+        for rows in torch.split(done, max(1, numbers // (width * dim))):
             places = self.places[rows, :width].long()
-            valid = torch.arange(width, device=places.device) < self.count[rows, None]
-            vectors = self.corpus.vectors[places].double()
-            scores = torch.bmm(vectors, self.queries[rows].double().unsqueeze(2)).squeeze(2)
-            scores.masked_fill_(~valid, -torch.inf)
+            # Through fp32, which holds every stored type and is converted much faster.
+            vectors = self.corpus.vectors.index_select(0, places.view(-1)).float().double().view(len(rows), width, dim)
+            scores = (vectors * self.queries[rows].double()[:, None]).sum(2)
+            scores.masked_fill_(torch.arange(width, device=places.device) >= self.count[rows, None], -torch.inf)
             order = places.argsort(dim=1)
             yield rows, *_best(places.gather(1, order), scores.gather(1, order), self.k)
 
@@ -177,15 +178,18 @@ class _Screen:
 
     def _look(self, rows: slice, tile: Tensor, start: int) -> None:
         """Score a tile and take over what reaches the floor."""
-        queries = self.rounded[rows]
-        groups = -(-len(tile) // GROUP)
-        scores = self.buffer[: groups * GROUP].view(-1)[: groups * GROUP * len(queries)].view(groups * GROUP, len(queries))
-        torch.mm(tile, queries.T, out=scores[: len(tile)])
-        scores[len(tile) :] = -torch.inf
-        grouped = scores.view(groups, GROUP, len(queries))
+        queries, size = self.rounded[rows], len(tile)
+        padded = -(-size // GROUP) * GROUP
+        scores = self.buffer[: len(queries) * padded].view(len(queries), padded)
+        if padded > size:
+            tile = torch.cat([tile, tile.new_zeros((padded - size, tile.shape[1]))])
+        torch.mm(queries, tile.T, out=scores)
+        scores[:, size:] = -torch.inf
+        # A group is a column of [GROUP, padded / GROUP]: the maximum over the middle axis reads memory in order.
+        grouped = scores.view(len(queries), GROUP, -1)
         peaks = grouped.amax(1)
         if not start:  # k groups have a member each that reaches the k-th largest of their maxima
-            self._raise(rows, slice(None), peaks if groups >= 2 * self.k else scores)
+            self._raise(rows, slice(None), peaks if peaks.shape[1] >= 2 * self.k else scores)
         row, place, value = self._hits(rows, grouped, peaks)
         for remedy in (self._shrink_for, self._raise_for, self._give_up):
             full = self.count[rows] + torch.bincount(row, minlength=len(queries)) > self.capacity
@@ -199,10 +203,11 @@ class _Screen:
     def _hits(self, rows: slice, grouped: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (row, place in the tile, score) of scores that reach the floor, sorted by row."""
         floor = self._floor(rows)
-        row, group = (peaks >= floor).T.contiguous().nonzero(as_tuple=True)
-        members = grouped[group, :, row]
-        hit, member = (members >= floor[row, None]).nonzero(as_tuple=True)
-        return row[hit], group[hit] * GROUP + member, members[hit, member]
+        row, group = _nonzero(peaks >= floor[:, None])
+        members = grouped[row, :, group]
+        hit, member = _nonzero(members >= floor[row, None])
+        row, group = row[hit], group[hit]
+        return row, member * peaks.shape[1] + group, members[hit, member]
 
     def _insert(self, rows: slice, row: Tensor, place: Tensor, value: Tensor) -> None:
         new = torch.bincount(row, minlength=len(self.count[rows]))
@@ -216,15 +221,15 @@ class _Screen:
         """Take the k-th best from the candidates and drop those that fell below the floor."""
         values = self.values[rows]
         torch.maximum(self.best[rows], _kth(values, self.k), out=self.best[rows])
-        row, column = (values >= self._floor(rows).float()[:, None]).nonzero(as_tuple=True)
+        row, column = _nonzero(values >= self._floor(rows).float()[:, None])
         value, place = values[row, column], self.places[rows][row, column]
         values.fill_(-torch.inf)
         self.count[rows] = 0
         self._insert(rows, row, place, value)
 
     def _raise(self, rows: slice, some: slice | Tensor, scores: Tensor) -> None:
-        """Take the k-th best of some of the rows from candidates and scores [m, n] together."""
-        both = torch.cat([self.values[rows][some], scores[:, some].T.float()], dim=1)
+        """Take the k-th best of some of the rows from candidates and scores [n, m] together."""
+        both = torch.cat([self.values[rows][some], scores[some].float()], dim=1)
         best = self.best[rows]
         best[some] = torch.maximum(best[some], _kth(both, self.k))
 
@@ -239,6 +244,15 @@ class _Screen:
 
     def _give_up(self, rows: slice, full: Tensor, scores: Tensor) -> None:
         self.overflowed[rows] |= full
+
+
+def _nonzero(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows and columns where a mask [n, m] is true, in the order of rows."""
+    if mask.is_cuda:
+        row, column = mask.nonzero(as_tuple=True)
+        return row, column
+    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))  # many times faster than torch's where few are true
+    return flat // mask.shape[1], flat % mask.shape[1]
 
 
 def _kth(values: Tensor, k: int) -> Tensor:
