@@ -139,7 +139,7 @@ def write_mine_report(run: RunFolder, load_image: Callable[[str], bytes]) -> str
         audits=audits,
         approximate=flat_facts(metrics.get("approximate") or {}),
         galleries=[("riskiest", "Riskiest survivors", risky, len(riskiest)), ("sample", "A seeded sample", sample, len(sample))],
-        directions=[view.name for view in views],
+        directions=list(ordered(dict.fromkeys(card.direction for card in risky + sample), _DIRECTIONS)),
         quarantine=quarantine.slice(0, 200).to_pylist(),
         quarantine_count=quarantine.num_rows,
         fingerprints=flat_facts({"model": (facts.get("model") or {}).get("fingerprint"), **(metrics.get("fingerprints") or {})}),
