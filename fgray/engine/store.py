@@ -178,8 +178,10 @@ def _to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     array = column.combine_chunks()
     if pa.types.is_fixed_size_list(array.type):
         width = array.type.list_size
-        flat = array.values.slice(array.offset * width, len(array) * width).to_numpy(zero_copy_only=False)
-        rows: npt.NDArray[Any] = flat.reshape(-1, width)
+        values = array.values.slice(array.offset * width, len(array) * width)
+        if values.null_count:  # in rows that are null themselves; numpy would turn integers beside a null into floats
+            values = values.fill_null(0)
+        rows: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False).reshape(-1, width)
         if array.null_count:
             rows = np.where(array.is_null().to_numpy(zero_copy_only=False)[:, None], rows.dtype.type(0), rows)
         return rows

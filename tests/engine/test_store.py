@@ -31,6 +31,15 @@ def test_what_is_committed_is_read_back_in_the_order_asked(tmp_path: Path) -> No
     assert store.numerics("square") == [{"device": "cpu"}]
 
 
+def test_whole_numbers_beside_an_error_keep_all_their_bits(tmp_path: Path) -> None:
+    store = ResultStore(str(tmp_path), "model")
+    values = np.array([[2**63 + 1, 3], [5, 2**64 - 1]], np.uint64)
+    store.commit("hash", build_part(number_items([1, 2, 3]), {"value": np.concatenate([values, values[:1]])}, {2: "decode: x"}), {})
+    found = store.read("hash", ids_of([2, 3, 1])).values
+    assert found.dtype == np.uint64
+    assert found.tolist() == [values[1].tolist(), [0, 0], values[0].tolist()]
+
+
 def test_of_duplicates_the_smallest_unit_wins_whatever_the_order_of_commits(tmp_path: Path) -> None:
     first, second = [1, 2], [2, 3]
     winner = min((unit_id(ids_of(numbers).to_pylist()), offset) for numbers, offset in ((first, 100.0), (second, 200.0)))[1]
