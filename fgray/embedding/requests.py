@@ -10,6 +10,7 @@ import pyarrow as pa
 from fgray.data.index import ImageIndex
 from fgray.engine.store import ResultStore
 from fgray.engine.units import ID_TYPE, Unit, item_id, make_units, missing_items
+from fgray.runs import ITEM_SCHEMA
 
 IMAGE, TEXT = "embed_image", "embed_text"
 
@@ -57,6 +58,13 @@ class Work:
     def requested(self) -> int:
         """Return the number of distinct items asked for."""
         return int(self.images.num_rows + self.texts.num_rows)
+
+    def items(self) -> pa.Table:
+        """Return rows of ``ITEM_SCHEMA``: what the run reads from the store."""
+        kinds = [(IMAGE, self.images), (TEXT, self.texts)]
+        names = [kind for kind, table in kinds for _ in range(table.num_rows)]
+        ids = pa.chunked_array([chunk for _, table in kinds for chunk in table["item_id"].chunks], ID_TYPE)
+        return pa.table({"kind": names, "item_id": ids}, ITEM_SCHEMA)
 
     @property
     def missing(self) -> int:

@@ -11,9 +11,8 @@ import pyarrow as pa
 
 from fgray.benchmarks.base import LoadedBenchmark
 from fgray.config.schema import EvalJob, PrecomputedModel
-from fgray.embedding import IMAGE, TEXT, Work, embed
+from fgray.embedding import IMAGE, embed
 from fgray.engine.lease import open_run
-from fgray.engine.units import ID_TYPE
 from fgray.evaluation.controls import shuffled_controls
 from fgray.evaluation.plan import Plan, data_fingerprint, images_fingerprint, load_benchmarks, plan_evaluation
 from fgray.evaluation.quarantine import account, count_failed, list_quarantine
@@ -23,7 +22,7 @@ from fgray.metrics.spec import to_dict as metric_to_dict
 from fgray.metrics.summary import build_trees, summarise
 from fgray.models.precomputed import open_precomputed
 from fgray.report.html import write_report
-from fgray.runs import ITEM_SCHEMA, QUARANTINE_SCHEMA, RunFolder, describe_job
+from fgray.runs import QUARANTINE_SCHEMA, RunFolder, describe_job
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] |
         "numerics": plan.compute.numerics(model),
     }
     folder.write_json(RunFolder.RUN, run)
-    folder.write_table(RunFolder.ITEMS, _items(plan.work))
+    folder.write_table(RunFolder.ITEMS, plan.work.items())
     start = time.monotonic()
     embedded, progress = embed(plan.work, model, plan.store, plan.compute, job.data.max_pixels)
     earlier = folder.storage.read_bytes(RunFolder.LOG) if folder.storage.exists(RunFolder.LOG) else b""
@@ -141,15 +140,6 @@ def _finish(
     folder.write_json(RunFolder.METRICS, {"fingerprints": fingerprints, "metrics": metrics, "controls": controls})
     report = write_report(folder, lambda benchmark, key: read_image(benchmarks[benchmark], key))
     return RunResult(folder.uri, report, metrics)
-
-
-def _items(work: Work) -> pa.Table:
-    """List what the run reads from the store."""
-    kinds = [(IMAGE, work.images), (TEXT, work.texts)]
-    columns = {"kind": [kind for kind, table in kinds for _ in range(table.num_rows)]}
-    return pa.table(
-        {**columns, "item_id": pa.chunked_array([chunk for _, table in kinds for chunk in table["item_id"].chunks], ID_TYPE)}, ITEM_SCHEMA
-    )
 
 
 def read_image(loaded: LoadedBenchmark, key: str) -> bytes:

@@ -17,7 +17,7 @@ from rich.table import Table
 from fgray.benchmarks.base import LoadedBenchmark, open_benchmark
 from fgray.config.schema import DistractorsJob, PrecomputedModel
 from fgray.data.index import image_key
-from fgray.embedding import IMAGE, TEXT, Embedded, Work, embed, image_requests, plan_work, resolve_compute, text_requests
+from fgray.embedding import Embedded, Work, embed, image_requests, plan_work, resolve_compute, text_requests
 from fgray.engine.lease import open_run
 from fgray.engine.store import ResultStore
 from fgray.errors import ConfigError, RunError
@@ -25,7 +25,7 @@ from fgray.mining.foci import check_foci, to_json
 from fgray.mining.options import Options, choose_options
 from fgray.models import open_model
 from fgray.report.distractors import TABLE_FILE, write_distractors_report
-from fgray.runs import ITEM_SCHEMA, QUARANTINE_SCHEMA, RunFolder, describe_job
+from fgray.runs import QUARANTINE_SCHEMA, RunFolder, describe_job
 
 FOCI_FILE = "distractors.json"
 TABLE_SCHEMA = pa.schema(
@@ -143,7 +143,7 @@ def _run(job: DistractorsJob, folder: RunFolder, source: Mapping[str, Any] | Non
         },
     }
     folder.write_json(folder.RUN, run)
-    folder.write_table(folder.ITEMS, _items(work))
+    folder.write_table(folder.ITEMS, work.items())
     embedded, progress = embed(work, model, store, compute, job.data.max_pixels)
     folder.storage.write_bytes(folder.LOG, "".join(line + "\n" for line in progress.log).encode())
 
@@ -240,13 +240,6 @@ def _table(images: pa.Table, names: Sequence[str], truth: Sequence[int], options
         list(options.scores),
     ]
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, TABLE_SCHEMA, strict=True)], schema=TABLE_SCHEMA)
-
-
-def _items(work: Work) -> pa.Table:
-    rows = [
-        {"kind": kind, "item_id": id_} for kind, table in ((IMAGE, work.images), (TEXT, work.texts)) for id_ in table["item_id"].to_pylist()
-    ]
-    return pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
 
 
 def _quarantine(job: DistractorsJob, images: pa.Table, errors: Sequence[str | None]) -> pa.Table:

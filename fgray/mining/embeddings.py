@@ -25,7 +25,7 @@ from fgray.mining.vectors import VectorSet, write_vectors
 from fgray.models import open_model
 from fgray.models.base import ModelSource
 from fgray.models.fingerprint import digest_of
-from fgray.runs import QUARANTINE_SCHEMA
+from fgray.runs import ITEM_SCHEMA, QUARANTINE_SCHEMA
 from fgray.storage import open_storage
 
 CHUNK = 65_536  # rows gathered at a time
@@ -40,6 +40,7 @@ class Embeddings(ABC):
         card: what run.json says of the model.
         fingerprint: hash of what made the vectors.
         log: progress lines for log.jsonl.
+        items: what the run reads from the result store; known after `prepare`.
     """
 
     source: ModelSource | None
@@ -47,6 +48,7 @@ class Embeddings(ABC):
     card: Mapping[str, Any]
     fingerprint: str
     log: list[str]
+    items: pa.Table = ITEM_SCHEMA.empty_table()
 
     @abstractmethod
     def prepare(self, sets: Sequence[PairSet]) -> tuple[list[PairSet], pa.Table]:
@@ -102,6 +104,7 @@ class _FromModel(Embeddings):
         texts = [text_requests(pairs.texts, self.fingerprint) for pairs in sets]
         store = ResultStore(self._job.store_uri, self.fingerprint)
         work = plan_work(pa.concat_tables(images), pa.concat_tables(texts), store, self.compute.unit_rows)
+        self.items = work.items()
         self._embedded, progress = embed(work, self._model, store, self.compute, limit)
         self.log += progress.log
         failed: list[dict[str, Any]] = []

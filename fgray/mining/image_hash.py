@@ -14,6 +14,7 @@ from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import pyarrow as pa
 from PIL import Image
 
@@ -137,7 +138,7 @@ def hash_images(places: Sequence[tuple[ImageIndex, Sequence[str]]], store_uri: s
     units = make_units(KIND, missing, compute.unit_rows, group="root")
     stages = [Stage("hash", partial(HashImages, max_pixels), workers=max(compute.workers, compute.decode_workers))]
     with Progress(units=len(units), items=missing.num_rows, stages=stages, stored=table.num_rows - missing.num_rows) as progress:
-        run_units(units, stages, store, {}, compute.runner, progress)
+        run_units(units, stages, store, {"pillow": PIL.__version__}, compute.runner, progress)
     ids = table["item_id"].combine_chunks()
     results = store.read(KIND, ids)
     return Hashes(results.values, np.array([error is None for error in results.errors]))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
-from fgray.mining.candidates import Candidates, Sides
+from fgray.mining.candidates import Candidates
 
 
 class Riskiest:
@@ -35,33 +34,6 @@ class Riskiest:
     def survivors(self) -> Candidates | None:
         """Return them, the riskiest first; None where nothing was added."""
         return self._found
-
-    def to_list(self, sides: Sides) -> list[dict[str, Any]]:
-        """Return them by name, for metrics.json and the report's cards.
-
-        Args:
-            sides: what the rows of all blocks count.
-        """
-        if self._found is None:
-            return []
-        cards = []
-        for at in range(len(self._found)):
-            row = {f.name: getattr(self._found, f.name)[at].item() for f in fields(Candidates)}
-            positives = sides.positives if row["positive"] >= 0 else None
-            cards.append(
-                {
-                    "anchor_kind": sides.anchors.kind,
-                    "anchor": sides.anchors.keys[row["anchor"]],
-                    "positive_kind": None if positives is None else positives.kind,
-                    "positive": None if positives is None else positives.keys[row["positive"]],
-                    "negative_kind": sides.corpus.kind,
-                    "negative": sides.corpus.keys[row["corpus"]],
-                    "score": row["score"],
-                    "margin": None if np.isnan(row["margin"]) else row["margin"],
-                    "rank": row["rank"],
-                }
-            )
-        return cards
 
 
 def _joined(one: Candidates, other: Candidates) -> Candidates:

@@ -106,6 +106,7 @@ class _Mining:
     def finish(self) -> MineResult:
         job, start = self.job, time.monotonic()
         sets, quarantine = self.embeddings.prepare(load_sets(job))
+        self.folder.write_table(RunFolder.ITEMS, self.embeddings.items)
         self.folder.write_table(RunFolder.QUARANTINE, quarantine)
         linked = Linked(sets[0], sets[1] if job.corpus is not None else None)
         found = [self._direction(direction, linked) for direction in job.directions]
