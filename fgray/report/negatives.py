@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from markupsafe import Markup
 from fgray.report.edits import highlight
 from fgray.report.pictures import Picture, Pictures
 
+T = TypeVar("T")
 PER_DIRECTION = 24
 _SHOWN = 4  # negatives on a card
 _ANCHOR_SIDE, _SIDE = 224, 160
@@ -74,7 +75,12 @@ def choose(table: pa.Table, count: int = PER_DIRECTION, seed: int = 0) -> list[i
     for direction in dict.fromkeys(directions):
         rows = np.flatnonzero(filled & (directions == direction))
         chosen.append(np.random.default_rng(seed).permutation(rows)[:count].tolist())
-    return [row for turn in zip_longest(*chosen) for row in turn if row is not None]
+    return _turns(chosen)
+
+
+def _turns(groups: Iterable[Sequence[T]]) -> list[T]:
+    """The first of each group, then the second of each: a page cut short still shows all of them."""
+    return [item for turn in zip_longest(*groups) for item in turn if item is not None]
 
 
 def sample_cards(table: pa.Table, rows: Iterable[int], pictures: Pictures) -> list[NegativeCard]:
@@ -89,10 +95,11 @@ def sample_cards(table: pa.Table, rows: Iterable[int], pictures: Pictures) -> li
 
 
 def risky_cards(table: pa.Table, riskiest: Sequence[Mapping[str, Any]], pictures: Pictures) -> list[NegativeCard]:
-    """Return one card for each survivor that metrics.json names, in that order, while the budget of `pictures` lasts."""
+    """Return one card for each survivor that metrics.json names, the directions in turns, while the budget of `pictures` lasts."""
     places = _places(table, riskiest)
+    groups = [[risk for risk in riskiest if risk["direction"] == name] for name in dict.fromkeys(risk["direction"] for risk in riskiest)]
     cards = []
-    for risk in riskiest:
+    for risk in _turns(groups):
         if pictures.full:
             break
         row = places.get((risk["direction"], risk["anchor"], risk["positive"]))

@@ -115,13 +115,13 @@ def audit() -> dict[str, Any]:
 
 
 def riskiest(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The survivors with the smallest margins, one for each anchor."""
+    """The survivors with the smallest margins, one for each anchor, direction by direction as mining lists them."""
     pairs = [(row, row["negatives"][0]) for row in rows if row["positive"] is not None]
-    pairs.sort(key=lambda pair: pair[1]["margin"])
+    pairs.sort(key=lambda pair: (pair[0]["direction"], pair[1]["margin"]))
     names = ("direction", "anchor", "positive")
     return [
         {**{name: row[name] for name in names}, "negative": item["ref"], **{name: item[name] for name in ("score", "margin", "rank")}}
-        for row, item in pairs[:count]
+        for row, item in [*pairs[:count], *pairs[-count:]]
     ]
 
 
@@ -144,7 +144,7 @@ def write_sample_mine(root: Path, folder: Path) -> RunFolder:
     made = RunFolder(str(folder))
     made.write_json(made.RUN, run)
     made.write_json(
-        made.METRICS, {"fingerprints": {"data": ["cd" * 32]}, "mining": mining, "audit": audit(), "riskiest": riskiest(rows, 50)}
+        made.METRICS, {"fingerprints": {"data": ["cd" * 32]}, "mining": mining, "audit": audit(), "riskiest": riskiest(rows, 25)}
     )
     made.storage.write_bytes("negatives.parquet", to_parquet(pa.Table.from_pylist(rows, schema=NEGATIVE_SCHEMA), {"model": "5f1d" * 16}))
     broken = {"benchmark": "pairs", "key": "<b>x</b>", "shard": "a.tar", "stage": "decode", "error": "truncated file"}
