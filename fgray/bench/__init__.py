@@ -17,7 +17,10 @@ from fgray.storage import open_storage
 
 Suite = Callable[[Mapping[str, Any], str], Iterator["Row"]]
 
-SUITES: Registry[Suite] = Registry("bench suite", {"eval": "fgray.bench.eval:run", "gpu": "fgray.bench.gpu:run"})
+SUITES: Registry[Suite] = Registry(
+    "bench suite",
+    {"eval": "fgray.bench.eval:run", "gpu": "fgray.bench.gpu:run", "gpu_mine": "fgray.bench.gpu_mine:run", "mine": "fgray.bench.mine:run"},
+)
 
 
 @dataclass(frozen=True)

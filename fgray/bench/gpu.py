@@ -18,6 +18,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgray.bench import Row, compare_row
+from fgray.bench.ceiling import MATRIX, check_device, matrix_flops, seconds_per_call
 from fgray.bench.decode_pool import DecodePool
 from fgray.config.schema import OpenClipModel
 from fgray.data.importers import Record
@@ -39,8 +40,6 @@ GOAL_DEVICE = "H100"
 PICTURES = 256  # distinct ones; requests repeat them, and every repeat is read, checked and decoded again
 PICTURE_SIZE = (500, 375)  # width and height of a usual ImageNet photograph
 MAX_PIXELS = 1 << 24
-MATRIX = {"cuda": 8192, "cpu": 256}  # rows of the square product
-PRODUCTS = 10  # per timing
 
 
 def run(options: Mapping[str, Any], output: str) -> Iterator[Row]:
@@ -73,11 +72,7 @@ def measure(
     for name, number in {"images": images, "batch": batch, "decode_processes": processes, "repeats": repeats}.items():
         if not isinstance(number, int) or number < 1:
             raise ConfigError(f"{name} cannot be '{number}'", where=f"options.{name}", fix="give a whole number from 1 on")
-    if device not in MATRIX:
-        raise ConfigError(f"no device is called '{device}'", where="options.device", fix="use cuda, or cpu to try the code")
-    if device == "cuda" and not torch.cuda.is_available():
-        fix = "run it where there is one (device: cpu only tries the code)"
-        raise ConfigError("this machine has no CUDA device", where="options.device", fix=fix)
+    check_device(device)
     with tempfile.TemporaryDirectory(prefix="fgray-bench-") as folder:
         packed = build_shards(_Pictures(min(images, PICTURES)), folder + "/shards")
         for arch in archs:
@@ -154,7 +149,7 @@ class _Bench:
         """Return images per second of the tower over one normalised batch on the device, with nothing else around it."""
         rows, height, width, channels = self.shape
         pixels = torch.randn(rows, channels, height, width, device=self.device).to(torch.bfloat16)
-        return rows / _seconds(lambda: torch.nn.functional.normalize(self.tower(pixels), dim=-1), len(self.units), self.device)
+        return rows / seconds_per_call(lambda: torch.nn.functional.normalize(self.tower(pixels), dim=-1), len(self.units), self.device)
 
 
 def goal_row(name: str, rate: float, device: str) -> Row:
@@ -175,25 +170,6 @@ def image_gflop(tower: Callable[[torch.Tensor], torch.Tensor], size: tuple[int, 
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return float(counter.get_total_flops()) / 1e9
-
-
-def matrix_flops(device: str) -> float:
-    """Return floating-point operations per second of a large square bf16 matrix product, the best of three timings."""
-    rows = MATRIX[device]
-    a, b = (torch.randn(rows, rows, device=device).to(torch.bfloat16) for _ in range(2))
-    return 2 * rows**3 / min(_seconds(lambda: a @ b, PRODUCTS, device) for _ in range(3))
-
-
-def _seconds(call: Callable[[], Any], times: int, device: str) -> float:
-    """Return what one of that many calls takes on the device; one more goes before the clock starts."""
-    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
-    call()
-    wait()
-    start = time.perf_counter()
-    for _ in range(times):
-        call()
-    wait()
-    return (time.perf_counter() - start) / times
 
 
 def _units(root: str, fingerprint: str, images: int, rows: int) -> list[Unit]:
