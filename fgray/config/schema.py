@@ -240,6 +240,14 @@ class AuditConfig(Section):
     riskiest: int = Field(50, ge=0, description="survivors shown as cards in the report")
 
 
+_DEFAULT_FILTERS: list[dict[str, Any]] = [
+    {"name": "same_image"},
+    {"name": "same_caption"},
+    {"name": "near_duplicate_images"},
+    {"name": "num_negatives", "value": 10},
+]
+
+
 class MineJob(Job):
     """Mine hard negatives for image-text pairs."""
 
@@ -250,7 +258,10 @@ class MineJob(Job):
     corpus: BenchmarkConfig | None = Field(None, description="where negatives come from, if not from the pairs themselves")
     directions: list[Direction] = Field(["image_to_text", "text_to_image"], min_length=1, description="what is searched for whom")
     search: SearchConfig = Field(default_factory=SearchConfig, description="nearest neighbours before filtering")
-    filters: list[NamedConfig] = Field(default_factory=list, description="applied in order; see fgray list filters")
+    filters: list[NamedConfig] = Field(
+        default_factory=lambda: [NamedConfig.model_validate(part) for part in _DEFAULT_FILTERS],
+        description="applied in order; see fgray list filters",
+    )
     audit: AuditConfig | None = Field(default_factory=AuditConfig, description="audit of the filters; null: none")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
     limit: int | None = Field(None, ge=1, description="smoke run: the first N images and their captions")
@@ -295,7 +306,7 @@ class TextNegativesJob(Job):
     upstream: bool = Field(False, description="reproduce the original code's defects where a generator has them")
     seed: int = Field(0, ge=0, description="seed of every random choice; a caption's negatives depend on nothing else but itself")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
-    limit: int | None = Field(None, ge=1, description="smoke run: the first N captions")
+    limit: int | None = Field(None, ge=1, description="smoke run: so many captions, drawn by their hash")
     store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
 
     @model_validator(mode="before")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fgray.config.schema import Direction, NamedConfig
+from fgray.config.schema import Direction, MineJob, NamedConfig
 from fgray.errors import ConfigError, did_you_mean
 from fgray.mining.candidates import Candidates, Sides
 from fgray.mining.resources import Resources
@@ -102,6 +102,19 @@ def build_filters(configs: Sequence[NamedConfig], directions: Sequence[Direction
                 raise ConfigError(what, where=where, fix="remove it, or mine that direction in a job of its own")
         chain.append((config.name, built))
     _refuse_empty(chain)
+    return chain
+
+
+def checked_chain(job: MineJob) -> list[tuple[str, Filter]]:
+    """Return a job's filters.
+
+    Raises:
+        ConfigError: what `build_filters` finds, or the chain would mine the positives themselves.
+    """
+    chain = build_filters(job.filters, job.directions)
+    if job.corpus is None and all(name not in ("same_image", "other_captions") for name, _ in chain):
+        what = "without same_image the anchors' own positives would be mined as negatives"
+        raise ConfigError(what, where="filters", fix="begin the list with same_image")
     return chain
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from fgray.config.schema import Direction, MineJob, PrecomputedModel
 from fgray.embedding import Work, image_requests, plan_work, resolve_compute, text_requests
 from fgray.engine.store import ResultStore
-from fgray.mining.filters import build_filters, describe
+from fgray.mining.filters import checked_chain, describe
 from fgray.mining.sides import Linked, load_sets
 from fgray.models import open_model
 
@@ -54,7 +54,7 @@ def plan_mining(job: MineJob) -> MinePlan:
     Raises:
         FgrayError: whatever is wrong with configuration, data, model or storage.
     """
-    chain = build_filters(job.filters, job.directions)
+    chain = checked_chain(job)
     sets = load_sets(job)
     work = None
     if not isinstance(job.model, PrecomputedModel):

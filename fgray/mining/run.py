@@ -20,7 +20,7 @@ from fgray.errors import DataError
 from fgray.mining.audit import DirectionAudit, audit_direction
 from fgray.mining.candidates import Candidates, Sides
 from fgray.mining.embeddings import Embeddings, open_embeddings
-from fgray.mining.filters import Chain, build_filters
+from fgray.mining.filters import Chain, checked_chain
 from fgray.mining.resources import Resources
 from fgray.mining.riskiest import Riskiest
 from fgray.mining.rows import RowMaker, Tally, blocks_of_rows, positive_scores
@@ -69,7 +69,7 @@ def mine(job: MineJob, source: Mapping[str, Any] | None = None) -> MineResult:
         RunError: another run holds the output, it belongs to another configuration, or too many items are corrupt.
         FgrayError: whatever else is wrong with data, model, filters or storage.
     """
-    chain = build_filters(job.filters, job.directions)
+    chain = checked_chain(job)
     with open_run(job) as folder:
         previous = folder.read_json(RunFolder.RUN) if folder.storage.exists(RunFolder.RUN) else {}
         run = describe_job(job, source)

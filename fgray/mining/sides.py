@@ -70,7 +70,7 @@ class Linked:
             anchors=side(anchor_kind, self.pairs),
             corpus=side(corpus_kind, searched),
             images=_side("image", names, table, images, labels, places),
-            texts=side("text", self.pairs),
+            texts=_side("text", sorted({text for pairs in sets for text in pairs.texts}), table, images, labels, ()),
             positives=side(corpus_kind, self.pairs) if crossing else None,
         )
 

@@ -184,6 +184,8 @@ def test_images_are_embedded_once_and_damaged_ones_set_aside(tmp_path: Path) -> 
 def test_what_cannot_be_mined_is_said_in_one_line(files: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no filter is called 'same_imgae'.*did you mean 'same_image'"):
         fgray.mine(job(files, tmp_path / "a", filters=["same_imgae"]))
+    with pytest.raises(ConfigError, match="own positives would be mined"):
+        fgray.mine(job(files, tmp_path / "a", filters=["same_caption"]))
     with pytest.raises(ConfigError, match="the audit"):
         fgray.mine(job(files, tmp_path / "b", audit={"anchors": 3}, directions=["image_to_image"]))
     save_vectors(Path(files["image"]), [f"im/{i:02d}" for i in range(5)], unit(5, 1))
