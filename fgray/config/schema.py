@@ -377,6 +377,25 @@ def json_schema() -> dict[str, Any]:
     schema = TypeAdapter(AnyJob).json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "fgray job"
-    benchmarks = schema["$defs"]["EvalJob"]["properties"]["benchmarks"]
-    benchmarks["items"] = {"anyOf": [{"type": "string", "description": "a benchmark's name"}, benchmarks["items"]]}
+    for job, keys in _NAMED.items():
+        properties = schema["$defs"][job]["properties"]
+        for key in keys:
+            section = properties[key]
+            if section.get("type") == "array":
+                section["items"] = {"anyOf": [_NAME, section["items"]]}
+            elif "anyOf" in section:
+                section["anyOf"] = [_NAME, *section["anyOf"]]
+            else:
+                reference = {"$ref": section.pop("$ref")}
+                section["anyOf"] = [_NAME, reference]
     return schema
+
+
+_NAME = {"type": "string", "description": "a registered name"}
+_NAMED = {
+    "EvalJob": ["benchmarks"],
+    "MineJob": ["pairs", "corpus", "filters"],
+    "TextNegativesJob": ["pairs", "generators"],
+    "DistractorsJob": ["classes"],
+}
+"""Job -> keys under which a bare name may stand, see `_named`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ class _Run:
         """Do the whole job."""
         job, start = self.job, time.monotonic()
         pairs = load_pairs(job.pairs, job.data.root, job.store_uri)
-        texts = pairs.texts[: job.limit]
+        texts = _drawn(pairs.texts, 0, job.limit)
         if not texts:
             raise DataError("the pairs hold no captions", where="pairs", fix="name pairs with texts")
         self.folder.write_json(RunFolder.RUN, self.run)
@@ -189,8 +189,7 @@ class _Run:
         if self.judge is None:
             return list(made), {}
         valid = [one for one in made if one.negative.valid]
-        drawn = sorted({one.caption for one in valid}, key=lambda text: hashlib.sha256(f"{self.job.seed}\n{text}".encode()).digest())
-        chosen = set(drawn[: self.job.plausibility_limit])
+        chosen = set(_drawn({one.caption for one in valid}, self.job.seed, self.job.plausibility_limit))
         texts = sorted(chosen | {one.negative.text for one in valid if one.caption in chosen})
         found = self.engine.score(self.judge, texts)
         likelihoods = {
@@ -232,6 +231,12 @@ class _Run:
         self.run |= {"numerics": self.engine.numerics(), "quarantined": quarantine.num_rows}
         self.run["timing"] = {"seconds": round(time.monotonic() - start, 3)}
         self.folder.write_json(RunFolder.RUN, self.run)
+
+
+def _drawn(texts: Iterable[str], seed: int, count: int | None) -> list[str]:
+    """Return that many texts, sorted; which ones depends on their hashes, so a larger draw holds the smaller one."""
+    ordered = sorted(texts, key=lambda text: hashlib.sha256(f"{seed}\n{text}".encode()).digest())
+    return sorted(ordered[:count])
 
 
 def _fingerprint(pairs: PairSet) -> str:
