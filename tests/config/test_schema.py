@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fgray.config import load_config
-from fgray.config.schema import BenchJob, EvalJob, json_schema
+from fgray.config.schema import BenchJob, DistractorsJob, EvalJob, MineJob, TextNegativesJob, json_schema
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((PROJECT / "configs").rglob("*.yaml"))
@@ -38,7 +38,8 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_are_valid(path: Path) -> None:
     job = load_config(str(path)).job
-    assert isinstance(job, EvalJob if path.parent.name not in ("bench", "gpu") else BenchJob)
+    kinds = {"bench": BenchJob, "gpu": BenchJob, "mine": (MineJob, DistractorsJob), "text_negatives": TextNegativesJob}
+    assert isinstance(job, kinds.get(path.parent.name, EvalJob))
     assert not Path(job.output).is_absolute()
 
 
