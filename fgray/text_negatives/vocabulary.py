@@ -15,7 +15,7 @@ CONTENT = ("NOUN", "PROPN", "VERB", "ADJ", "ADV", "NUM")
 Key = tuple[str, str]  # tag, frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Vocabulary:
     """Counts over captions; plain data.
 

@@ -6,7 +6,7 @@ Parts of speech are WordNet's: n noun, v verb, a adjective, r adverb.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
 
@@ -47,8 +47,11 @@ class WordNet:
         self._span = _spans(list(zip(self._lemma, senses["pos"].to_pylist(), strict=True)))
         self._by_synset = np.argsort(self._synset, kind="stable")
         self._irregular: dict[tuple[str, str], list[str]] = {}
+        self._plurals: dict[str, str] = {}
         for pos, form, lemma in zip(*(forms[name].to_pylist() for name in ("pos", "form", "lemma")), strict=True):
             self._irregular.setdefault((form, pos), []).append(lemma)
+            if pos == "n":
+                self._plurals[lemma] = max(form, self._plurals.get(lemma, ""), key=len)
 
     def __reduce__(self) -> tuple[object, ...]:
         return load_wordnet, ()
@@ -69,6 +72,10 @@ class WordNet:
         """Return whether `word` is a form of a word of this part of speech."""
         return bool(self.bases(word, pos))
 
+    def irregular_plural(self, noun: str) -> str | None:
+        """Return the irregular plural of a noun ("men"); None where it has none. Of several the longest ("scarves" before "scarfs")."""
+        return self._plurals.get(noun)
+
     def senses(self, word: str, pos: str, *, common: bool = False) -> list[int]:
         """Return the synsets of a word's dictionary forms, most frequent first.
 
@@ -77,7 +84,10 @@ class WordNet:
             pos: its part of speech.
             common: only the first sense of each form and those that were met in WordNet's tagged texts ("dog" means a chap in none).
         """
-        found = []
+        return list(_senses(self, word, pos, common))
+
+    def _find_senses(self, word: str, pos: str, common: bool) -> list[int]:
+        found: list[int] = []
         for base in self.bases(word, pos):
             first, last = self._span.get((base, pos), (0, 0))
             found += [int(self._synset[at]) for at in range(first, last) if not common or at == first or self._count[at] > 0]
@@ -121,13 +131,11 @@ class WordNet:
         if not set(self.bases(word, pos) or [word.lower()]).isdisjoint(self.bases(other, pos) or [other.lower()]):
             return True
         mine, theirs = self.senses(word, pos, common=True), self.senses(other, pos, common=True)
-        if pos == "a":
-            return not self._cluster(mine).isdisjoint(theirs) or not self._cluster(theirs).isdisjoint(mine)
-        return any(b in self.ancestors(a) for a in mine for b in theirs) or any(a in self.ancestors(b) for a in mine for b in theirs)
+        return not self.above(word, pos).isdisjoint(theirs) or not self.above(other, pos).isdisjoint(mine)
 
-    def _cluster(self, synsets: Iterable[int]) -> set[int]:
-        """Return the synsets and those similar to them."""
-        return {near for synset in synsets for near in (synset, *self._links["similar"][synset])}
+    def above(self, word: str, pos: str) -> frozenset[int]:
+        """Return the common senses of a word, all that these are kinds of and, for adjectives, all that they are similar to."""
+        return _above(self, word, pos)
 
     def distance(self, synset: int, other: int, steps: int) -> int | None:
         """Return the steps between two synsets over their nearest common ancestor within one domain.
@@ -166,6 +174,19 @@ def _spans(keys: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]
     """Return each key's (first row, one past the last) in a list sorted by key."""
     starts = [at for at, key in enumerate(keys) if at == 0 or key != keys[at - 1]]
     return {keys[start]: (start, end) for start, end in zip(starts, [*starts[1:], len(keys)], strict=True)}
+
+
+@lru_cache(maxsize=100_000)
+def _senses(wordnet: WordNet, word: str, pos: str, common: bool) -> tuple[int, ...]:
+    return tuple(wordnet._find_senses(word, pos, common))
+
+
+@lru_cache(maxsize=100_000)
+def _above(wordnet: WordNet, word: str, pos: str) -> frozenset[int]:
+    senses = wordnet.senses(word, pos, common=True)
+    if pos == "a":
+        return frozenset(senses).union(*(wordnet._links["similar"][sense] for sense in senses))
+    return frozenset().union(*(wordnet.ancestors(sense) for sense in senses))
 
 
 @lru_cache(maxsize=100_000)

@@ -18,14 +18,28 @@ def _groups(lines: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(line.split()) for line in lines)
 
 
+def _near(groups: tuple[tuple[str, ...], ...]) -> dict[str, frozenset[str]]:
+    words = {word for group in groups for word in group}
+    return {word: frozenset(other for group in groups if word in group for other in group) for word in words}
+
+
 IDIOMATIC = _union("idiomatic")
 SYMMETRIC_LINKS = _union("symmetric_links")
 SYMMETRIC_VERBS = _union("symmetric_verbs")
 PATHS = _union("paths")
 CONTRASTS: dict[str, tuple[str, ...]] = {name: tuple(line.split()) for name, line in _LISTS["contrasts"].items()}
 ALIKE_ADJECTIVES = _groups(_LISTS["alike_adjectives"])
-ALIKE_VERBS = _groups(_LISTS["alike_verbs"])
 PREPOSITIONS: dict[str, list[str]] = _LISTS["prepositions"]
+SIZES: dict[str, str] = _LISTS["sizes"]
+POSITIONS: dict[str, str] = _LISTS["positions"]
+ACCOMPANIED = frozenset(_LISTS["accompanied"])
+PEOPLE: dict[str, tuple[str, ...]] = {word: tuple(others.split()) for word, others in _LISTS["people"].items()}
+_NEAR_NOUNS, _NEAR_VERBS = (_near(_groups(_LISTS[name])) for name in ("alike_nouns", "alike_verbs"))
+ROLES = _groups(_LISTS["roles"])
+FIGURES = _union("figures")
+SCENERY = _union("scenery")
+GENDERED = frozenset(("he", "him", "his", "himself", "she", "her", "hers", "herself"))
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def alike(one: str, other: str) -> bool:
@@ -33,9 +47,17 @@ def alike(one: str, other: str) -> bool:
     return one == other or any(one in group and other in group for group in ALIKE_ADJECTIVES)
 
 
-def alike_verbs(one: str, other: str) -> bool:
-    """Return whether two verbs, in dictionary form, are the same or may both hold."""
-    return one == other or any(one in group and other in group for group in ALIKE_VERBS)
+def near(word: str, pos: str) -> frozenset[str]:
+    """Return the words that may name what a noun (n) or verb (v) in dictionary form names, itself included."""
+    return (_NEAR_NOUNS if pos == "n" else _NEAR_VERBS).get(word, frozenset((word,)))
+
+
+def exclude_each_other(one: str, other: str) -> bool:
+    """Return whether two words for people cannot both hold of one person."""
+    if one in PEOPLE:
+        return other in PEOPLE[one]
+    mine, theirs = ([group for group in ROLES if word in group] for word in (one, other))
+    return bool(mine) and bool(theirs) and not any(group in theirs for group in mine)
 
 
 def contrasts(adjective: str) -> list[str]:
