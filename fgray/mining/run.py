@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,7 @@ class _Mining:
         self.job, self.folder, self.embeddings, self.chain, self.run = job, folder, embeddings, chain, run
         self.resources = Resources(embeddings.source, job.store_uri, embeddings.compute, job.data.max_pixels)
         self.vectors = f"{folder.uri}/vectors"
+        self.shown = RISKIEST if job.audit is None else job.audit.riskiest
 
     def finish(self) -> MineResult:
         job, start = self.job, time.monotonic()
@@ -122,7 +124,7 @@ class _Mining:
             "fingerprints": facts,
             "mining": mining,
             "audit": {one.direction: one.audit.to_dict() for one in found if one.audit is not None},
-            "riskiest": [risk for one in found for risk in one.risks],
+            "riskiest": _in_turns([one.risks for one in found])[: self.shown],
         }
         self.folder.write_json(RunFolder.METRICS, content)
         report = write_mine_report(self.folder, _reader(sets))
@@ -179,6 +181,11 @@ def _risks(direction: Direction, sides: Sides, kept: Candidates | None) -> list[
         }
         for anchor, positive, corpus, score, margin, rank in columns
     ]
+
+
+def _in_turns(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the first of every list, then the second ones, and so on."""
+    return [risk for turn in zip_longest(*lists) for risk in turn if risk is not None]
 
 
 def _fingerprint(pairs: PairSet) -> str:
