@@ -186,8 +186,8 @@ def test_what_cannot_be_mined_is_said_in_one_line(files: dict[str, str], tmp_pat
         fgray.mine(job(files, tmp_path / "a", filters=["same_imgae"]))
     with pytest.raises(ConfigError, match="own positives would be mined"):
         fgray.mine(job(files, tmp_path / "a", filters=["same_caption"]))
-    with pytest.raises(ConfigError, match="the audit"):
-        fgray.mine(job(files, tmp_path / "b", audit={"anchors": 3}, directions=["image_to_image"]))
+    with pytest.raises(ConfigError, match="audit: it embeds copies"):
+        job(files, tmp_path / "b", audit={"anchors": 3})
     save_vectors(Path(files["image"]), [f"im/{i:02d}" for i in range(5)], unit(5, 1))
     with pytest.raises(DataError, match="there is no image embedding of 'im/05'"):
         fgray.mine(job(files, tmp_path / "c"))
