@@ -17,7 +17,7 @@ from fgray.text_negatives.edits import Edit, apply, like, swap
 from fgray.text_negatives.generator import MASK, PLACEHOLDER, Generator, Negative, Parsed, Token, Tools, chance, placeholder
 from fgray.text_negatives.grammar import interchangeable, lower, nouns, swappable, unit
 from fgray.text_negatives.wordnet import POS
-from fgray.text_negatives.words import IDIOMATIC, alike, near
+from fgray.text_negatives.words import IDIOMATIC, near
 
 Type = Literal["relation", "adjective", "noun", "verb"]
 POS_OF: dict[Type, str] = {"adjective": "ADJ", "noun": "NOUN", "verb": "VERB"}
@@ -168,6 +168,4 @@ def _fits(caption: Parsed, token: Token, word: str, tools: Tools) -> bool:
     said = caption.mentioned | {form for other in caption.tokens for form in (other.lemma, lower(other))}
     if not said.isdisjoint({new, *bases}) or wordnet.related(token.lemma, new, pos):
         return False
-    if token.pos == "ADJ":
-        return not alike(lower(token), new)
-    return near(token.lemma, pos).isdisjoint(bases)
+    return near(token.lemma, pos).isdisjoint({new, *bases})

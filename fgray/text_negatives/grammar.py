@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from fgray.text_negatives.generator import Parsed, Token
 from fgray.text_negatives.wordnet import WordNet
 from fgray.text_negatives.words import IDIOMATIC, SYMMETRIC_LINKS, SYMMETRIC_VERBS
@@ -41,6 +43,14 @@ def frame(caption: Parsed, at: int) -> str:
     return "|".join((found, particle, places, clause))
 
 
+def role(caption: Parsed, noun: int) -> str:
+    """Return what governs a noun, as ``LABEL:LEMMA`` ("dobj:hold", "pobj:on"); for one in "this and that", what governs the first."""
+    token = caption.tokens[noun]
+    while token.dep == "conj" and caption.tokens[token.head] is not token:
+        token = caption.tokens[token.head]
+    return f"{token.dep}:{caption.tokens[token.head].lemma}"
+
+
 def unit(caption: Parsed, at: int) -> tuple[int, int]:
     """Return a noun with the nouns compounded before it, as (first token, one past the last)."""
     first = at
@@ -54,6 +64,7 @@ def phrase(caption: Parsed, at: int) -> tuple[int, int] | None:
     return next((chunk for chunk in caption.chunks if chunk[1] == at + 1), None)
 
 
+@lru_cache(maxsize=100_000)
 def visible_sense(wordnet: WordNet, lemma: str) -> int | None:
     """Return the most frequent sense of a noun that can be pictured, among its first three; None where there is none."""
     senses = wordnet.senses(lemma, "n")[:3]
@@ -71,9 +82,16 @@ def nouns(caption: Parsed) -> list[int]:
         and token.lemma not in IDIOMATIC
         and lower(token) not in IDIOMATIC
         and token.text.isalpha()
+        and not hyphenated(caption, i)
         and not any(caption.tokens[j].text == "of" for j in children(caption, i, "prep"))
         and phrase(caption, i) is not None
     ]
+
+
+def hyphenated(caption: Parsed, at: int) -> bool:
+    """Return whether a token is part of a word with a hyphen, which spaCy takes apart ("long-haired")."""
+    token = caption.tokens[at]
+    return "-" in caption.text[max(token.start - 1, 0) : token.end + 1]
 
 
 def coordinated(caption: Parsed, at: int) -> bool:

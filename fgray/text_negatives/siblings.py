@@ -7,15 +7,29 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from fgray.text_negatives.generator import Parsed, Tools
-from fgray.text_negatives.grammar import ANIMATE, frame, lower, modified, nouns, visible_sense
+from fgray.text_negatives.grammar import children, frame, lower, modified, nouns, role, subject, visible_sense
 from fgray.text_negatives.vocabulary import Vocabulary
 from fgray.text_negatives.wordnet import WordNet
-from fgray.text_negatives.words import FIGURES, GENDERED, IDIOMATIC, PEOPLE, SCENERY, alike, contrasts, exclude_each_other, near
+from fgray.text_negatives.words import (
+    CONTRASTS,
+    FIGURES,
+    GENDERED,
+    IDIOMATIC,
+    NATURE,
+    PEOPLE,
+    SCENERY,
+    VAGUE_VERBS,
+    contrasts,
+    exclude_each_other,
+    near,
+)
 
 ANIMAL_STEPS, STEPS = 5, 3  # up to the common ancestor; animals are classed in many fine steps
 VERB_STEPS = 2
-BODILY = frozenset(("verb.motion", "verb.contact"))
-ADDED = (*ANIMATE, "noun.artifact", "noun.food")
+ACTIONS = frozenset(f"verb.{name}" for name in ("motion", "contact", "consumption", "body", "competition", "creation", "communication"))
+ADDED = ("noun.animal", "noun.artifact", "noun.food")
+DECIDED = {"noun.animal": ("colour",), "noun.artifact": ("colour", "material", "pattern"), "noun.food": ("colour",)}
+COLOURS = frozenset(CONTRASTS["colour"])
 
 Candidates = dict[str, float]  # word as it goes into the caption -> weight of the draw
 
@@ -32,13 +46,11 @@ class Spoken:
     """All that the caption and the other captions of its images say, so that what is said already is not taken for new.
 
     Attributes:
-        words: in dictionary form and as they stand.
         near: what may name the same, by part of speech.
         senses: their senses.
         above: their senses and all that these are kinds of.
     """
 
-    words: frozenset[str]
     near: dict[str, frozenset[str]]
     senses: dict[str, frozenset[int]]
     above: dict[str, frozenset[int]]
@@ -48,8 +60,7 @@ class Spoken:
         """Collect it for one caption."""
         words = caption.mentioned | {form for token in caption.tokens for form in (token.lemma, lower(token))}
         return cls(
-            words,
-            {pos: frozenset().union(*(near(word, pos) for word in words)) for pos in "nv"},
+            {pos: frozenset().union(*(near(word, pos) for word in words)) for pos in "nva"},
             {pos: frozenset().union(*(wordnet.senses(word, pos, common=True) for word in words)) for pos in "nv"},
             {pos: frozenset().union(*(wordnet.above(word, pos) for word in words)) for pos in "nv"},
         )
@@ -64,7 +75,7 @@ class Spoken:
 
     def lacks_attribute(self, adjective: str) -> bool:
         """Return whether no adjective said comes close to this one."""
-        return adjective not in self.words and not any(alike(adjective, word) for word in self.words)
+        return adjective not in self.near["a"]
 
 
 def noun_siblings(caption: Parsed, at: int, tools: Tools, spoken: Spoken) -> Candidates:
@@ -77,8 +88,11 @@ def noun_siblings(caption: Parsed, at: int, tools: Tools, spoken: Spoken) -> Can
         return {}
     company = [caption.tokens[i].lemma for i in nouns(caption) if i != at]
     adjectives = [lower(caption.tokens[i]) for i in range(at) if caption.tokens[i].pos == "ADJ" and modified(caption, i) == at]
+    place = role(caption, at)
     found: Candidates = {}
     for lemma, word, steps in _nouns_beside(vocabulary, tools.wordnet, token.lemma, token.tag, frame(caption, at)):
+        if token.dep != "ROOT" and place not in vocabulary.roles.get(lemma, {}):
+            continue
         together = [vocabulary.together.get(lemma, {}).get(noun, 0) > 0 for noun in company]
         together += [adjective in vocabulary.attributes.get(lemma, {}) for adjective in adjectives]
         if all(together) and spoken.lacks(lemma, "n", tools.wordnet):
@@ -109,55 +123,86 @@ def _nouns_beside(vocabulary: Vocabulary, wordnet: WordNet, noun: str, tag: str,
 
 def _fitting(vocabulary: Vocabulary, tag: str, place: str) -> Mapping[str, tuple[str, int]]:
     """Return the nouns seen in a grammatical place; where any article may stand, those seen after "a" too."""
-    if place or tag != "NN":
+    if tag != "NN":
         return vocabulary.words.get((tag, place), {})
-    return {**vocabulary.words.get((tag, "a"), {}), **vocabulary.words.get((tag, ""), {})}
+    articled, bare, other = (vocabulary.words.get((tag, name), {}) for name in ("a", "bare", ""))
+    if place == "":
+        return {**articled, **other}
+    here, elsewhere = (articled, bare) if place == "a" else (bare, articled)
+    return {lemma: found for lemma, found in here.items() if found[1] * 3 >= elsewhere.get(lemma, ("", 0))[1]}
 
 
 def verb_siblings(caption: Parsed, at: int, tools: Tools, spoken: Spoken) -> Candidates:
-    """Return verbs that may replace one: of its kind in WordNet, seen in the same form with the same complements."""
-    token = caption.tokens[at]
-    found = _verbs_beside(vocabulary_of(tools), tools.wordnet, token.lemma, token.tag, frame(caption, at))
-    return {word: count**0.5 for lemma, word, count in found if spoken.lacks(lemma, "v", tools.wordnet)}
+    """Return verbs that may replace one: actions of its kind in WordNet, seen in the same form, of the same doer, to the same object."""
+    token, vocabulary = caption.tokens[at], vocabulary_of(tools)
+    doer = subject(caption, at)
+    if doer < 0 or children(caption, at, "auxpass", "agent", "xcomp", "ccomp"):
+        return {}
+    does = vocabulary.roles.get(caption.tokens[doer].lemma, {})
+    undergoes = [vocabulary.roles.get(caption.tokens[i].lemma, {}) for i in children(caption, at, "dobj")]
+    found: Candidates = {}
+    for lemma, word in _verbs_beside(vocabulary, tools.wordnet, token.lemma, token.tag, frame(caption, at)):
+        count = does.get(f"nsubj:{lemma}", 0)
+        if count and all(f"dobj:{lemma}" in roles for roles in undergoes) and spoken.lacks(lemma, "v", tools.wordnet):
+            found[word] = count**0.5
+    return found
 
 
 @lru_cache(maxsize=20_000)
-def _verbs_beside(vocabulary: Vocabulary, wordnet: WordNet, verb: str, tag: str, place: str) -> list[tuple[str, str, int]]:
-    """Return (lemma, word, occurrences) of what may stand for a verb: siblings, and all of the same domain among bodily ones."""
+def _verbs_beside(vocabulary: Vocabulary, wordnet: WordNet, verb: str, tag: str, place: str) -> list[tuple[str, str]]:
+    """Return (lemma, word) of what may stand for a verb: actions whose first sense is of the same kind, or siblings in WordNet."""
     senses = wordnet.senses(verb, "v", common=True)[:3]
+    if not senses or wordnet.domain(senses[0]) not in ACTIONS or verb in VAGUE_VERBS:
+        return []
     found = []
-    for lemma, (word, count) in vocabulary.words.get((tag, place), {}).items():
+    for lemma, (word, _) in vocabulary.words.get((tag, place), {}).items():
         others = wordnet.senses(lemma, "v", common=True)[:3]
+        if not others or lemma in VAGUE_VERBS or wordnet.domain(others[0]) not in ACTIONS:
+            continue
         siblings = any(wordnet.distance(a, b, VERB_STEPS) is not None for a in senses for b in others)
-        domains = {wordnet.domain(sense) for sense in senses[:1]} & {wordnet.domain(sense) for sense in others[:1]}
-        if siblings or not domains.isdisjoint(BODILY):
-            found.append((lemma, word, count))
+        if siblings or wordnet.domain(others[0]) == wordnet.domain(senses[0]):
+            found.append((lemma, word))
     return found
 
 
 def attribute_siblings(caption: Parsed, at: int, tools: Tools, spoken: Spoken) -> Candidates:
-    """Return adjectives that may replace one: of the same dimension, or its antonyms, seen with the noun."""
+    """Return adjectives that may replace one: of the same dimension, or else its antonyms, seen with the noun."""
     word, noun = lower(caption.tokens[at]), caption.tokens[modified(caption, at)].lemma
     seen = vocabulary_of(tools).attributes.get(noun, {})
-    options = {*contrasts(word), *tools.wordnet.antonyms(word, "a")}
-    return {option: seen[option] ** 0.5 for option in sorted(options) if option in seen and spoken.lacks_attribute(option)}
+    options = contrasts(word) if any(word in group for group in CONTRASTS.values()) else sorted(tools.wordnet.antonyms(word, "a"))
+    if {word, *options} & COLOURS and tools.wordnet.is_kind_of(noun, "n", "person"):
+        return {}  # "a black man": not a matter of paint
+    return {option: seen[option] ** 0.5 for option in options if option in seen and spoken.lacks_attribute(option)}
 
 
 def new_attributes(caption: Parsed, noun: int, tools: Tools, spoken: Spoken) -> Candidates:
-    """Return adjectives to put before a noun that has none: of a known dimension, seen with the noun, not said of the image."""
-    seen = vocabulary_of(tools).attributes.get(caption.tokens[noun].lemma, {})
-    return {word: 1.0 for word in sorted(seen) if contrasts(word) and spoken.lacks_attribute(word)}
+    """Return adjectives to put before a noun that has none: such as a picture decides, seen with the noun, not said of the image."""
+    lemma = caption.tokens[noun].lemma
+    seen, sense = vocabulary_of(tools).attributes.get(lemma, {}), visible_sense(tools.wordnet, lemma)
+    if sense is None or lemma in NATURE:
+        return {}
+    person = tools.wordnet.is_kind_of(lemma, "n", "person")
+    dimensions = ("hair",) if person else DECIDED.get(tools.wordnet.domain(sense), ())
+    words = {word for dimension in dimensions for word in CONTRASTS[dimension]}
+    return {word: 1.0 for word in sorted(words) if word in seen and spoken.lacks_attribute(word)}
 
 
-def companions(caption: Parsed, noun: int, tools: Tools, spoken: Spoken) -> Candidates:
-    """Return things to add beside a noun: seen together with it, none that photographs show unsaid (trees, clothes)."""
-    vocabulary, wordnet = vocabulary_of(tools), tools.wordnet
-    found = {}
-    for lemma, count in vocabulary.together.get(caption.tokens[noun].lemma, {}).items():
-        articled = vocabulary.words.get(("NN", "a"), {}).get(lemma)
-        if articled is None or lemma in SCENERY or lemma in FIGURES or not spoken.lacks(lemma, "n", wordnet):
+def companions(caption: Parsed, noun: int, place: str, tools: Tools, spoken: Spoken) -> Candidates:
+    """Return things to add beside a noun, in a role ("dobj:hold"): seen in it and together with the noun, not scenery or clothes."""
+    vocabulary, lemma = vocabulary_of(tools), caption.tokens[noun].lemma
+    things = _things(vocabulary, tools.wordnet, place)
+    beside = [(thing, word, count) for thing, word, count in things if lemma in vocabulary.together.get(thing, {})]
+    return {word: count**0.5 for thing, word, count in beside if spoken.lacks(thing, "n", tools.wordnet)}
+
+
+@lru_cache(maxsize=20_000)
+def _things(vocabulary: Vocabulary, wordnet: WordNet, place: str) -> list[tuple[str, str, int]]:
+    """Return (lemma, word, occurrences) of countable things and animals seen in a role."""
+    found = []
+    for lemma, (word, _) in _fitting(vocabulary, "NN", "a").items():
+        count, sense = vocabulary.roles.get(lemma, {}).get(place, 0), visible_sense(wordnet, lemma)
+        if not count or sense is None or wordnet.domain(sense) not in ADDED or lemma in SCENERY or lemma in FIGURES or lemma in IDIOMATIC:
             continue
-        sense = visible_sense(wordnet, lemma)
-        if sense is not None and wordnet.domain(sense) in ADDED:
-            found[articled[0]] = count**0.5
+        if not any(wordnet.is_kind_of(lemma, "n", kind) for kind in ("clothing", "covering", "structure", "surface", "way", "facility")):
+            found.append((lemma, word, count))
     return found

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fgray.text_negatives.edits import Edit, apply, like
 from fgray.text_negatives.generator import Generator, Negative, Parsed, Tools, chance
-from fgray.text_negatives.grammar import children, lower, visible_sense
+from fgray.text_negatives.grammar import children, hyphenated, lower, visible_sense
 from fgray.text_negatives.inflection import plural
 from fgray.text_negatives.words import ACCOMPANIED, NUMBERS, POSITIONS, SIZES
 
@@ -54,15 +54,10 @@ def _replace(caption: Parsed, first: int, last: int, new: str) -> Change:
     return [Edit(start, end, like(new, caption.tokens[first].text[:1]))], f"{old} -> {new}"
 
 
-def _hyphenated(caption: Parsed, at: int) -> bool:
-    around = caption.text[max(caption.tokens[at].start - 1, 0) : caption.tokens[at].end + 1]
-    return "-" in around
-
-
 def _sizes(caption: Parsed, tools: Tools) -> Iterator[Change]:
     for at, token in enumerate(caption.tokens):
         opposite = SIZES.get(lower(token))
-        if opposite is None or token.pos != "ADJ" or _hyphenated(caption, at) or token.dep not in ("amod", "acomp", "conj"):
+        if opposite is None or token.pos != "ADJ" or hyphenated(caption, at) or token.dep not in ("amod", "acomp", "conj"):
             continue
         of = caption.tokens[token.head]
         person = tools.wordnet.is_kind_of(of.lemma, "n", "person") if of.pos == "NOUN" else False
@@ -82,7 +77,7 @@ def _positions(caption: Parsed, tools: Tools) -> Iterator[Change]:
             opposite = POSITIONS.get(" ".join(words[at : at + length])) if at + length <= len(words) else None
             if opposite is None or (length == 1 and not _is_place(caption, at, words)):
                 continue
-            if not _hyphenated(caption, at):
+            if not hyphenated(caption, at):
                 yield _replace(caption, at, at + length, opposite)
             break
 
@@ -175,7 +170,7 @@ def _counts(caption: Parsed, tools: Tools) -> Iterator[Change]:
     for at, token in enumerate(caption.tokens):
         word, noun = lower(token), caption.tokens[token.head]
         number = names.get(word) or digits.get(word)
-        if number is None or token.dep != "nummod" or _hyphenated(caption, at) or noun.pos != "NOUN" or token.head < at:
+        if number is None or token.dep != "nummod" or hyphenated(caption, at) or noun.pos != "NOUN" or token.head < at:
             continue
         for other in range(1, 10):
             name = NUMBERS[other - 1] if word in names else str(other)

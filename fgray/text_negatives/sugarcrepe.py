@@ -8,6 +8,7 @@ writes the negatives and people check them; here rules write them, so that no mo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -19,21 +20,31 @@ from fgray.text_negatives.grammar import (
     attributes_of,
     children,
     coordinated,
+    hyphenated,
     lower,
     modified,
     nouns,
-    phrase,
+    role,
     unit,
     visible_sense,
 )
-from fgray.text_negatives.siblings import Candidates, Spoken, attribute_siblings, companions, new_attributes, noun_siblings, verb_siblings
+from fgray.text_negatives.siblings import (
+    Candidates,
+    Spoken,
+    attribute_siblings,
+    companions,
+    new_attributes,
+    noun_siblings,
+    verb_siblings,
+    vocabulary_of,
+)
 from fgray.text_negatives.swaps import adjectives, noun_phrases
 from fgray.text_negatives.wordnet import WordNet
 from fgray.text_negatives.words import CONTRASTS, PATHS, PREPOSITIONS
 
 Category = Literal["replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att"]
 ORDER: tuple[Category, ...] = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
-Weighted = tuple[Negative, float]
+Weighted = tuple[Callable[[], Negative], float]  # what makes the negative, weight of the draw
 
 
 class SugarCrepe(Generator):
@@ -58,7 +69,7 @@ class SugarCrepe(Generator):
             options = list(_MAKERS[category](caption, tools, spoken))
             if options:
                 source = chance(tools.seed, caption.text, self.name, category)
-                found += source.choices([negative for negative, _ in options], [weight for _, weight in options])
+                found.append(source.choices([make for make, _ in options], [weight for _, weight in options])[0]())
         return found
 
 
@@ -68,7 +79,7 @@ def _replace(kind: str, caption: Parsed, at: int, first: int, candidates: Candid
     old, total = caption.text[start : token.end], sum(candidates.values())
     for word, weight in candidates.items():
         new = like(word, caption.tokens[first].text[:1])
-        yield apply(kind, caption, [Edit(start, token.end, new)], f"{old} -> {new}"), weight / total
+        yield partial(apply, kind, caption, [Edit(start, token.end, new)], f"{old} -> {new}"), weight / total
 
 
 def _replaced_objects(caption: Parsed, tools: Tools, spoken: Spoken) -> Iterator[Weighted]:
@@ -78,12 +89,8 @@ def _replaced_objects(caption: Parsed, tools: Tools, spoken: Spoken) -> Iterator
 
 def _replaced_attributes(caption: Parsed, tools: Tools, spoken: Spoken) -> Iterator[Weighted]:
     for at in attributes_of(caption):
-        if not _hyphenated(caption, at):
+        if not hyphenated(caption, at):
             yield from _replace("replace_att", caption, at, at, attribute_siblings(caption, at, tools, spoken))
-
-
-def _hyphenated(caption: Parsed, at: int) -> bool:
-    return "-" in caption.text[max(caption.tokens[at].start - 1, 0) : caption.tokens[at].end + 1]
 
 
 def _replaced_relations(caption: Parsed, tools: Tools, spoken: Spoken) -> Iterator[Weighted]:
@@ -93,13 +100,22 @@ def _replaced_relations(caption: Parsed, tools: Tools, spoken: Spoken) -> Iterat
         length = next((n for n in (3, 2, 1) if at + n <= len(words) and " ".join(words[at : at + n]) in PREPOSITIONS), 0)
         if length and _is_spatial(caption, at, length, tools.wordnet):
             start, end = caption.tokens[at].start, caption.tokens[at + length - 1].end
-            options = PREPOSITIONS[" ".join(words[at : at + length])]
+            options = _opposites(caption, at, length, tools.wordnet)
             for option in options:
                 new = like(option, caption.tokens[at].text[:1])
-                yield apply("replace_rel", caption, [Edit(start, end, new)], f"{caption.text[start:end]} -> {new}"), 1 / len(options)
+                reason = f"{caption.text[start:end]} -> {new}"
+                yield partial(apply, "replace_rel", caption, [Edit(start, end, new)], reason), 1 / len(options)
         elif caption.tokens[at].pos == "VERB":
             yield from _replace("replace_rel", caption, at, at, verb_siblings(caption, at, tools, spoken))
         at += max(length, 1)
+
+
+def _opposites(caption: Parsed, at: int, length: int, wordnet: WordNet) -> list[str]:
+    options = PREPOSITIONS[" ".join(lower(token) for token in caption.tokens[at : at + length])]
+    thing = caption.tokens[children(caption, at + length - 1, "pobj")[0]].lemma
+    if lower(caption.tokens[at]) == "on" and length == 1 and wordnet.is_kind_of(thing, "n", "vehicle"):
+        return [option for option in options if option != "under"]
+    return options
 
 
 def _is_spatial(caption: Parsed, at: int, length: int, wordnet: WordNet) -> bool:
@@ -112,8 +128,8 @@ def _is_spatial(caption: Parsed, at: int, length: int, wordnet: WordNet) -> bool
     if not objects or objects[0] < at:
         return False
     thing = caption.tokens[objects[0]]
-    if length > 1 or word in ("behind", "near", "beside", "above", "under", "underneath", "beneath", "below", "inside", "into", "onto"):
-        return thing.pos in ("NOUN", "PRON")
+    if word in ("onto", "off") and caption.tokens[last.head].lemma in ("hold", "hang", "show", "take"):
+        return False
     if word == "over":
         return thing.pos == "NOUN" and caption.tokens[last.head].lemma not in ("look", "lean", "gaze")
     if word in ("up", "down"):
@@ -122,17 +138,19 @@ def _is_spatial(caption: Parsed, at: int, length: int, wordnet: WordNet) -> bool
         return any(wordnet.is_kind_of(thing.lemma, "n", kind) for kind in ("furniture", "seat", "vehicle", "roof", "table"))
     if word == "in":
         return any(wordnet.is_kind_of(thing.lemma, "n", kind) for kind in ("vehicle", "building", "box", "room", "tent"))
-    return thing.pos == "NOUN"
+    return thing.pos in ("NOUN", "PRON")
 
 
 def _swapped_objects(caption: Parsed, tools: Tools, spoken: Spoken) -> Iterator[Weighted]:
-    """Yield swaps of noun phrases; living beings with each other, things with each other, as far as there are such."""
-    made = []
+    """Yield swaps of noun phrases: living beings with each other, and things of which each was seen in the other's role."""
+    roles = vocabulary_of(tools).roles
     for one, other in noun_phrases(caption):
-        beings = [_is_being(caption, span[1] - 1, tools.wordnet) for span in (one, other)]
-        if None not in beings and beings[0] == beings[1]:
-            made.append(swap("swap_obj", caption, one, other, _reason(caption, one, other)))
-    yield from ((negative, 1.0) for negative in made)
+        ends = one[1] - 1, other[1] - 1
+        beings = [_is_being(caption, end, tools.wordnet) for end in ends]
+        places = [role(caption, end) for end in ends]
+        exchanged = [places[i] in roles.get(caption.tokens[ends[1 - i]].lemma, {}) for i in (0, 1)]
+        if None not in beings and beings[0] == beings[1] and (beings[0] or (all(exchanged) and places[0] != places[1])):
+            yield partial(swap, "swap_obj", caption, one, other, _reason(caption, one, other)), 1.0
 
 
 def _is_being(caption: Parsed, noun: int, wordnet: WordNet) -> bool | None:
@@ -145,7 +163,7 @@ def _swapped_attributes(caption: Parsed, tools: Tools, spoken: Spoken) -> Iterat
     for one, other in adjectives(caption):
         words = [lower(caption.tokens[span[0]]) for span in (one, other)]
         if any(words[0] in group and words[1] in group for group in CONTRASTS.values()):
-            yield swap("swap_att", caption, one, other, _reason(caption, one, other)), 1.0
+            yield partial(swap, "swap_att", caption, one, other, _reason(caption, one, other)), 1.0
 
 
 def _reason(caption: Parsed, one: tuple[int, int], other: tuple[int, int]) -> str:
@@ -153,30 +171,42 @@ def _reason(caption: Parsed, one: tuple[int, int], other: tuple[int, int]) -> st
 
 
 def _added_objects(caption: Parsed, tools: Tools, spoken: Spoken) -> Iterator[Weighted]:
-    """Yield the caption with one more thing: "… and a cat" after an object, "with a cat" after who does something."""
+    """Yield the caption with one more thing: "and a" after an object, "with a" after who does something, "near a" at the end."""
     for at in nouns(caption):
         token = caption.tokens[at]
-        if coordinated(caption, at) or phrase(caption, at) is None:
-            continue
-        link = {"dobj": "and", "pobj": "and", "nsubj": "with", "ROOT": "with"}.get(token.dep)
-        taken = any(lower(caption.tokens[i]) == "with" for i in children(caption, at, "prep"))
-        if link is None or (link == "with" and (taken or not _is_being(caption, at, tools.wordnet))):
-            continue
-        candidates = companions(caption, at, tools, spoken)
-        total = sum(candidates.values())
-        for word, weight in candidates.items():
-            addition = f" {link} {article(word)} {word}"
-            yield apply("add_obj", caption, [Edit(token.end, token.end, addition)], f"added {word}"), weight / total
+        for link, place in _links(caption, at, tools.wordnet):
+            candidates = companions(caption, at, place, tools, spoken)
+            total = sum(candidates.values())
+            for word, weight in candidates.items():
+                addition = f" {link} {article(word)} {word}"
+                yield partial(apply, "add_obj", caption, [Edit(token.end, token.end, addition)], f"added {word}"), weight / total
+
+
+def _links(caption: Parsed, at: int, wordnet: WordNet) -> Iterator[tuple[str, str]]:
+    """Yield how something may be added after a noun, and the role that it then plays."""
+    token, after = caption.tokens[at], caption.tokens[at + 1 :]
+    if coordinated(caption, at):
+        return
+    place = role(caption, at)
+    sense = visible_sense(wordnet, token.lemma)
+    body = sense is not None and wordnet.domain(sense) == "noun.body"
+    if (token.dep == "dobj" or place == "pobj:with") and not body:
+        yield "and", place
+    actor = token.dep in ("nsubj", "ROOT") and _is_being(caption, at, wordnet)
+    if actor and not any(lower(caption.tokens[i]) == "with" for i in children(caption, at, "prep")):
+        yield "with", "pobj:with"
+    if all(following.pos == "PUNCT" for following in after):
+        yield "near", "pobj:near"
 
 
 def _added_attributes(caption: Parsed, tools: Tools, spoken: Spoken) -> Iterator[Weighted]:
+    described = {modified(caption, i) for i in attributes_of(caption)}
     for at in nouns(caption):
-        if any(modified(caption, i) == at for i in attributes_of(caption)):
-            continue
-        start = caption.tokens[unit(caption, at)[0]].start
-        candidates = new_attributes(caption, at, tools, spoken)
+        candidates = {} if at in described else new_attributes(caption, at, tools, spoken)
+        first = caption.tokens[unit(caption, at)[0]]
         for word in candidates:
-            yield apply("add_att", caption, [Edit(start, start, f"{word} ")], f"added {word}"), 1 / len(candidates)
+            edit = Edit(first.start, first.end, f"{word} {first.text.lower() if first.text.istitle() else first.text}")
+            yield partial(apply, "add_att", caption, [edit], f"added {word}"), 1 / len(candidates)
 
 
 _MAKERS: dict[Category, Callable[[Parsed, Tools, Spoken], Iterator[Weighted]]] = {

@@ -19,7 +19,7 @@ from fgray.text_negatives.grammar import (
     swappable,
     unit,
 )
-from fgray.text_negatives.words import alike, near
+from fgray.text_negatives.words import near
 
 Span = tuple[int, int]  # first token, one past the last
 Pairs = list[tuple[Span, Span]]
@@ -55,7 +55,7 @@ def adjectives(caption: Parsed) -> Pairs:
         if owner[one] == owner[other] or caption.tokens[owner[one]].lemma == caption.tokens[owner[other]].lemma:
             continue
         words = lower(caption.tokens[one]), lower(caption.tokens[other])
-        if words[0] in of[owner[other]] or words[1] in of[owner[one]] or alike(*words) or {*words} & UNSWAPPED:
+        if words[0] in of[owner[other]] or words[1] in of[owner[one]] or words[1] in near(words[0], "a") or {*words} & UNSWAPPED:
             continue
         if caption.tokens[one].tag == caption.tokens[other].tag:
             found.append(((one, one + 1), (other, other + 1)))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fgray.text_negatives.generator import Parsed
-from fgray.text_negatives.grammar import attributes_of, frame, lower, modified
+from fgray.text_negatives.grammar import attributes_of, frame, lower, modified, role
 
 CONTENT = ("NOUN", "PROPN", "VERB", "ADJ", "ADV", "NUM")
 Key = tuple[str, str]  # tag, frame
@@ -24,12 +24,14 @@ class Vocabulary:
             ``grammar.frame``: a word seen in one fits there grammatically.
         together: noun -> other noun -> captions that hold both.
         attributes: noun -> adjective -> how often it modifies the noun.
+        roles: noun -> role (``grammar.role``) -> how often it plays it: what does what to it, where it is.
         fingerprint: hash of the counts.
     """
 
     words: dict[Key, dict[str, tuple[str, int]]]
     together: dict[str, dict[str, int]]
     attributes: dict[str, dict[str, int]]
+    roles: dict[str, dict[str, int]]
     fingerprint: str
 
 
@@ -43,6 +45,7 @@ def build_vocabulary(captions: Sequence[Parsed], min_count: int = 2) -> Vocabula
     forms: dict[Key, Counter[tuple[str, str]]] = {}
     together: dict[str, Counter[str]] = {}
     attributes: dict[str, Counter[str]] = {}
+    roles: dict[str, Counter[str]] = {}
     for caption in captions:
         nouns = set()
         for number, token in enumerate(caption.tokens):
@@ -50,6 +53,7 @@ def build_vocabulary(captions: Sequence[Parsed], min_count: int = 2) -> Vocabula
                 forms.setdefault((token.tag, frame(caption, number)), Counter())[token.lemma, lower(token)] += 1
             if token.pos == "NOUN" and token.dep != "compound":
                 nouns.add(token.lemma)
+                roles.setdefault(token.lemma, Counter())[role(caption, number)] += 1
         for adjective in attributes_of(caption):
             noun = caption.tokens[modified(caption, adjective)].lemma
             attributes.setdefault(noun, Counter())[lower(caption.tokens[adjective])] += 1
@@ -57,9 +61,9 @@ def build_vocabulary(captions: Sequence[Parsed], min_count: int = 2) -> Vocabula
             together.setdefault(noun, Counter()).update(nouns - {noun})
     words = {key: _spelled(counts, min_count) for key, counts in sorted(forms.items())}
     words = {key: found for key, found in words.items() if found}
-    pairs, modifiers = _frequent(together, min_count), _frequent(attributes, min_count)
-    digest = hashlib.sha256(json.dumps([list(words.items()), pairs, modifiers]).encode())
-    return Vocabulary(words, pairs, modifiers, digest.hexdigest())
+    company, modifiers, parts = (_frequent(counts, min_count) for counts in (together, attributes, roles))
+    digest = hashlib.sha256(json.dumps([list(words.items()), company, modifiers, parts]).encode())
+    return Vocabulary(words, company, modifiers, parts, digest.hexdigest())
 
 
 def with_mentions(captions: Sequence[Parsed], images: Sequence[Sequence[str]]) -> list[Parsed]:

@@ -28,28 +28,24 @@ SYMMETRIC_LINKS = _union("symmetric_links")
 SYMMETRIC_VERBS = _union("symmetric_verbs")
 PATHS = _union("paths")
 CONTRASTS: dict[str, tuple[str, ...]] = {name: tuple(line.split()) for name, line in _LISTS["contrasts"].items()}
-ALIKE_ADJECTIVES = _groups(_LISTS["alike_adjectives"])
 PREPOSITIONS: dict[str, list[str]] = _LISTS["prepositions"]
 SIZES: dict[str, str] = _LISTS["sizes"]
 POSITIONS: dict[str, str] = _LISTS["positions"]
 ACCOMPANIED = frozenset(_LISTS["accompanied"])
 PEOPLE: dict[str, tuple[str, ...]] = {word: tuple(others.split()) for word, others in _LISTS["people"].items()}
-_NEAR_NOUNS, _NEAR_VERBS = (_near(_groups(_LISTS[name])) for name in ("alike_nouns", "alike_verbs"))
+_NEAR = {pos: _near(_groups(_LISTS[f"alike_{name}"])) for pos, name in (("n", "nouns"), ("v", "verbs"), ("a", "adjectives"))}
 ROLES = _groups(_LISTS["roles"])
 FIGURES = _union("figures")
 SCENERY = _union("scenery")
+NATURE = _union("nature")
+VAGUE_VERBS = _union("vague_verbs")
 GENDERED = frozenset(("he", "him", "his", "himself", "she", "her", "hers", "herself"))
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def alike(one: str, other: str) -> bool:
-    """Return whether two adjectives are the same or may both hold."""
-    return one == other or any(one in group and other in group for group in ALIKE_ADJECTIVES)
-
-
 def near(word: str, pos: str) -> frozenset[str]:
-    """Return the words that may name what a noun (n) or verb (v) in dictionary form names, itself included."""
-    return (_NEAR_NOUNS if pos == "n" else _NEAR_VERBS).get(word, frozenset((word,)))
+    """Return the words that may hold of the same sight as a noun (n), verb (v) or adjective (a) in dictionary form, itself included."""
+    return _NEAR[pos].get(word, frozenset((word,)))
 
 
 def exclude_each_other(one: str, other: str) -> bool:
@@ -62,5 +58,5 @@ def exclude_each_other(one: str, other: str) -> bool:
 
 def contrasts(adjective: str) -> list[str]:
     """Return the adjectives that exclude this one, in the lists' order."""
-    found = [word for group in CONTRASTS.values() if adjective in group for word in group if not alike(word, adjective)]
+    found = [word for group in CONTRASTS.values() if adjective in group for word in group if word not in near(adjective, "a")]
     return list(dict.fromkeys(found))
