@@ -33,8 +33,9 @@ def fingerprint(job: Job) -> str:
     for benchmark in [*meaning.get("benchmarks", []), *(meaning.get(key) or {} for key in ("pairs", "corpus", "classes"))]:
         for location in _BENCHMARK_LOCATIONS:
             benchmark.pop(location, None)
-    if "model" in meaning:
-        meaning["model"] = {key: value for key, value in meaning["model"].items() if not _is_location(key, value)}
+    for part in ("model", "language_model", "plausibility"):
+        if meaning.get(part):
+            meaning[part] = {key: value for key, value in meaning[part].items() if not _is_location(key, value)}
     text = json.dumps(meaning, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -262,9 +262,7 @@ class MineJob(Job):
         default_factory=lambda: [NamedConfig.model_validate(part) for part in _DEFAULT_FILTERS],
         description="applied in order; see fgray list filters",
     )
-    audit: AuditConfig | None = Field(
-        default_factory=AuditConfig, description="audit of the filters; null: none, as for precomputed models"
-    )
+    audit: AuditConfig | None = Field(default_factory=AuditConfig, description="audit of the filters; null (for precomputed models): none")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
     limit: int | None = Field(None, ge=1, description="smoke run: the first N images and their captions")
     store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
@@ -273,9 +271,10 @@ class MineJob(Job):
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
         data = _named(data, "pairs", "corpus", "filters")
-        if isinstance(data, dict) and isinstance(data.get("model"), dict) and data["model"].get("kind") == "precomputed":
-            if data.setdefault("audit", None) is not None:
-                raise ValueError("audit: it embeds copies of images and captions, which a precomputed model cannot; say audit: null")
+        model = data.get("model") if isinstance(data, dict) else None
+        precomputed = isinstance(model, dict) and model.get("kind") == "precomputed"
+        if precomputed and data.setdefault("audit", None) is not None:
+            raise ValueError("audit: it embeds copies of images and captions, which a precomputed model cannot; say audit: null")
         return data
 
     @property

@@ -73,8 +73,12 @@ class ResultStore:
         Raises:
             RunError: an item is not in the store.
         """
-        tables = [part.filter(pc.is_in(part["item_id"], value_set=ids)) for part in self._read_all(kind, self._read)]
-        return Results.gather(kind, ids, [table for table in tables if table.num_rows])
+
+        def wanted(path: str) -> pa.Table:
+            part = self._read(path)
+            return part.filter(pc.is_in(part["item_id"], value_set=ids))  # here, so that the rest of the part is let go at once
+
+        return Results.gather(kind, ids, [table for table in self._read_all(kind, wanted) if table.num_rows])
 
     def stream(self, kind: str, ids: pa.Array, rows: int) -> Iterator[Results]:
         """Read the results of `ids` in slices of `rows`; only the parts that a slice needs are in memory.

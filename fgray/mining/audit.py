@@ -31,8 +31,6 @@ from fgray.mining.subset import subset_sides
 
 LEVEL = 0.95  # of the intervals
 CHAIN = "chain"
-THINNING = ("range_max", "num_negatives")
-"""Filters that drop by place, whatever the candidate is: what they drop counts as neither caught nor lost."""
 LINK_FILTERS = ("same_image", "same_caption", "other_captions", "same_label")
 """Filters that go by the pairs alone; checked apart, with links visible."""
 FAMILIES: Mapping[str, list[str]] = {"exact": [EXACT], "transformed": list(TRANSFORMS), "paraphrase": [PARAPHRASE], "recased": [RECASED]}
@@ -103,7 +101,7 @@ class DirectionAudit:
     Attributes:
         direction: which.
         anchors: number of sampled rows.
-        verdicts: every filter alone, in the order of the chain, then the chain. Filters of `THINNING` are left out.
+        verdicts: every filter alone, in the order of the chain, then the chain. Filters that thin (`Filter.THINS`) are left out.
         linked: filter that goes by links -> share of the false negatives due to it that it drops when their links are visible.
         curves: the price of thresholds.
     """
@@ -148,7 +146,7 @@ def audit_direction(
     candidates, item = retrieve(sample, injected)
     done = np.array([*injected.transform, ""])[item]  # "" for what is not injected, whose item is -1
     true = (item < 0) & ~_related(sides, candidates)
-    judges = [(name, built) for name, built in chain if name not in THINNING]
+    judges = [(name, built) for name, built in chain if not built.THINS]
 
     def verdict(name: str, keep: Mask) -> Verdict:
         caught = {}

@@ -29,11 +29,13 @@ class Filter(BaseModel, ABC):
 
     Attributes:
         CURVES: option -> thresholds at which an audit draws its price; empty where there is nothing to turn.
+        THINS: it drops by place, whatever the candidate is; an audit counts what it drops as neither caught nor lost.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     CURVES: ClassVar[Mapping[str, Sequence[float]]] = {}
+    THINS: ClassVar[bool] = False
 
     @abstractmethod
     def keep(self, candidates: Candidates, sides: Sides, resources: Resources) -> npt.NDArray[np.bool_]:

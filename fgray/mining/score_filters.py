@@ -42,6 +42,8 @@ class RangeMax(Filter):
     dropped is not counted, so that after `same_image` every anchor has the same number of candidates.
     """
 
+    THINS: ClassVar[bool] = True
+
     value: int = Field(description="how many of the hardest candidates left are looked at", ge=1)
 
     def keep(self, candidates: Candidates, sides: Sides, resources: Resources) -> Mask:
@@ -121,6 +123,8 @@ class NumNegatives(Filter):
 
     The draw of a row depends on the seed, its anchor, its positive and each candidate's key, and on nothing else.
     """
+
+    THINS: ClassVar[bool] = True
 
     value: int = Field(description="negatives per row", ge=1)
     sampling_strategy: Literal["top", "random"] = Field("top", description="top: the hardest; random: drawn without replacement")
