@@ -135,15 +135,11 @@ def _choose(caption: Parsed, kind: Type, tools: Tools) -> Token | None:
     found = [token for token in caption.tokens if token.pos == POS_OF[kind]]
     if not tools.upstream:
         heads = {caption.tokens[i] for i in nouns(caption)}
-        found = [
-            token for token in found if token.text.isalpha() and (token in heads if kind == "noun" else lower(token) not in IDIOMATIC_VERBS)
-        ]
+        found = [token for token in found if token.text.isalpha() and (token in heads if kind == "noun" else lower(token) not in SLIGHT)]
     return chance(tools.seed, caption.text, CeClip.name, kind).choice(found) if found else None
 
 
-IDIOMATIC_VERBS = frozenset(
-    ("be", "is", "are", "have", "has", "had", "do", "does", "other", "same", "such", "own", "many", "several", "few")
-)
+SLIGHT = frozenset(("be", "is", "are", "have", "has", "had", "do", "does", "other", "same", "such", "own", "many", "several", "few"))
 """Verbs and adjectives that say too little for another one to contradict them."""
 
 
@@ -159,7 +155,7 @@ def _fits(caption: Parsed, token: Token, word: str, tools: Tools) -> bool:
     """Return whether a filling is a word of the same kind that contradicts the original."""
     wordnet, pos, new = tools.wordnet, POS[token.pos], word.lower()
     bases = wordnet.bases(new, pos)
-    if not new.isalpha() or len(new) < 2 or not bases or new in IDIOMATIC:
+    if not new.isalpha() or len(new) < 2 or not bases or (token.pos == "NOUN" and new in IDIOMATIC):
         return False
     if token.pos == "NOUN" and (token.tag == "NNS") != (bases[0] != new):
         return False

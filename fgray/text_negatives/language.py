@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fgray.errors import ConfigError
 from fgray.text_negatives.generator import Parsed, Token
+from fgray.text_negatives.wordnet import load_wordnet
 
 if TYPE_CHECKING:
     from spacy.language import Language as Pipeline
@@ -50,7 +51,7 @@ def _plain(doc: Doc) -> Parsed:
     tokens = tuple(
         Token(
             text=token.text,
-            lemma=token.lemma_.lower(),
+            lemma=_lemma(token.text, token.pos_, token.lemma_.lower()),
             pos=token.pos_,
             tag=token.tag_,
             dep=token.dep_,
@@ -62,9 +63,17 @@ def _plain(doc: Doc) -> Parsed:
     return Parsed(doc.text, tokens, tuple((chunk.start, chunk.end) for chunk in doc.noun_chunks))
 
 
+@lru_cache(maxsize=100_000)
+def _lemma(word: str, pos: str, found: str) -> str:
+    """Return the dictionary form; where spelling allows two for a verb, the more frequent one, not spaCy's first ("rides": rid)."""
+    if pos != "VERB" or len(load_wordnet().bases(word, "v")) < 2:
+        return found
+    return load_wordnet().likeliest_base(word, "v") or found
+
+
 @lru_cache(maxsize=2)
 def _load(pipeline: str) -> tuple[Pipeline, str]:
-    """Return the pipeline and a hash of its files and of spaCy's version."""
+    """Return the pipeline and a hash of its files, of spaCy's version and of WordNet, which corrects lemmas."""
     try:
         import spacy
     except ImportError as error:
@@ -80,7 +89,7 @@ def _load(pipeline: str) -> tuple[Pipeline, str]:
     missing = [part for part in NEEDED if part not in nlp.pipe_names]
     if missing:
         raise ConfigError(f"the spaCy pipeline '{pipeline}' has no {missing[0]}", where="pipeline", fix="name one like en_core_web_sm")
-    digest = hashlib.sha256(version("spacy").encode())
+    digest = hashlib.sha256(f"{version('spacy')} {load_wordnet().fingerprint}".encode())
     files = sorted(path for path in nlp.path.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
     for path in files:
         digest.update(path.relative_to(nlp.path).as_posix().encode() + path.read_bytes())

@@ -68,6 +68,12 @@ class WordNet:
                 found.append(stem)
         return list(dict.fromkeys(found))
 
+    def likeliest_base(self, word: str, pos: str) -> str | None:
+        """Return the dictionary form that was tagged most often ("rides" is of ride, not of rid); None where `word` is unknown."""
+        bases = self.bases(word, pos)
+        spans = {base: self._span.get((base, pos), (0, 0)) for base in bases}
+        return max(bases, key=lambda base: self._count[slice(*spans[base])].sum(), default=None)
+
     def knows(self, word: str, pos: str) -> bool:
         """Return whether `word` is a form of a word of this part of speech."""
         return bool(self.bases(word, pos))

@@ -1,0 +1,44 @@
+import pytest
+
+from fgray.text_negatives.edits import Edit, apply, article, like, swap
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("dog", "a"), ("otter", "an"), ("umbrella", "an"), ("unicorn", "a"), ("uniform", "a"), ("hour", "an"), ("horse", "a"),
+     ("one-way", "a"), ("onion", "an"), ("usher", "an"), ("used", "a"), ("European", "a"), ("orange", "an")],
+)  # fmt: skip
+def test_the_article_follows_the_sound(word, expected):
+    assert article(word) == expected
+
+
+def test_a_replaced_word_takes_its_article_along(language):
+    caption = language.parse(["He sees a dog ."])[0]
+    negative = apply("t", caption, [Edit(10, 13, "otter")], "r")
+    assert negative.text == "He sees an otter ."
+    assert negative.text[negative.start : negative.end] == "an otter"
+    assert negative.original == "a dog"
+
+
+def test_the_capital_stays_in_front(language):
+    caption = language.parse(["An old man holds a dog ."])[0]
+    assert apply("t", caption, [Edit(3, 6, "young")], "r").text == "A young man holds a dog ."
+    swapped = swap("t", caption, (0, 3), (4, 6), "r")
+    assert swapped.text == "A dog holds an old man ."
+    assert (swapped.start, swapped.end, swapped.original) == (0, 22, "An old man holds a dog")
+
+
+def test_a_name_keeps_its_capital(language):
+    caption = language.parse(["Santa holds a child ."])[0]
+    assert swap("t", caption, (0, 1), (2, 4), "r").text == "A child holds Santa ."
+
+
+def test_an_insertion_has_an_empty_original(language):
+    caption = language.parse(["A dog runs ."])[0]
+    negative = apply("t", caption, [Edit(5, 5, " with a hat")], "r")
+    assert negative.text == "A dog with a hat runs ."
+    assert (negative.text[negative.start : negative.end], negative.original) == (" with a hat", "")
+
+
+def test_letter_case_is_copied():
+    assert [like("cat", original) for original in ("dog", "Dog", "DOG")] == ["cat", "Cat", "CAT"]
