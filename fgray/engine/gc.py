@@ -15,7 +15,7 @@ from fgray.runs import RunFolder
 from fgray.storage import open_storage
 
 LEFTOVER_SECONDS = 24 * 3600.0  # no writer needs a day for one file
-Needs = dict[tuple[str, str], pa.Array]  # (model fingerprint, kind) -> ids
+Needs = dict[str, pa.Array]  # kind -> ids; an id holds the fingerprint of what computed it, so a run may read of several models
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def collect(store: str, runs: Sequence[str], dry_run: bool = False) -> Collected
         if len(rest) == 2 and rest[1].startswith("part-"):
             groups.setdefault((model, rest[0]), []).append((info.path, info.size))
     for (model, kind), parts in groups.items():
-        left = needed.get((model, kind), pa.array([], ID_TYPE))
+        left = needed.get(kind, pa.array([], ID_TYPE))
         results = ResultStore(store, model)
         for path, size in sorted(parts):
             ids = results.part_ids(path.partition("/")[2]) if len(left) else left
@@ -77,11 +77,9 @@ def collect(store: str, runs: Sequence[str], dry_run: bool = False) -> Collected
 
 
 def _needed_items(runs: Sequence[str]) -> Needs:
-    lists: dict[tuple[str, str], list[pa.Array]] = {}
+    lists: dict[str, list[pa.Array]] = {}
     for run in runs:
-        folder = RunFolder(run)
-        model = folder.read_run()["model"]["fingerprint"]
-        items = folder.read_table(RunFolder.ITEMS)
+        items = RunFolder(run).read_table(RunFolder.ITEMS)
         for kind in pc.unique(items["kind"]).to_pylist():
-            lists.setdefault((model, kind), []).append(items.filter(pc.equal(items["kind"], kind))["item_id"].combine_chunks())
-    return {key: pc.unique(pa.concat_arrays(arrays)) for key, arrays in lists.items()}
+            lists.setdefault(kind, []).append(items.filter(pc.equal(items["kind"], kind))["item_id"].combine_chunks())
+    return {kind: pc.unique(pa.concat_arrays(arrays)) for kind, arrays in lists.items()}

@@ -77,7 +77,7 @@ def test_causal_words_are_ranked_by_the_whole_caption(few_words, tiny_causal) ->
 def test_narrowing_keeps_the_words_that_fit_the_left_side_and_the_next_token(tiny_causal) -> None:
     filler = CausalFiller(tiny_causal)
     spaced = filler._words[True, False]
-    assert AFTER_LEFT < len(spaced)
+    assert len(spaced) > AFTER_LEFT
     found = filler.fill(GAPS[:1], WORDS[:1], 1000)[0]
     assert len(found) == AFTER_NEXT
     assert {word for word, _ in found} <= set(spaced.values())
