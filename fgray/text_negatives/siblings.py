@@ -67,7 +67,7 @@ class Spoken:
 
     def lacks(self, lemma: str, pos: str, wordnet: WordNet) -> bool:
         """Return whether a noun or verb says something new: no synonym, kind or class of anything said, nor near to it."""
-        if lemma in IDIOMATIC or not lemma.isalpha() or lemma in self.near[pos]:
+        if (pos == "n" and lemma in IDIOMATIC) or not lemma.isalpha() or lemma in self.near[pos]:
             return False
         return self.above[pos].isdisjoint(wordnet.senses(lemma, pos, common=True)) and self.senses[pos].isdisjoint(
             wordnet.above(lemma, pos)
