@@ -205,7 +205,8 @@ class _Run:
         """Return what the report says about blind accuracy."""
         if self.judge is None:
             return NOT_MEASURED
-        return f"measured with {self.judge.name} on the negatives of {captions:,} captions"
+        said = f"measured with {self.judge.name} on the negatives of {captions:,} captions"
+        return said + (", the model that refined them: one half is its own doing, another model may do better" if self.job.refine else "")
 
     def _quarantine(self, requested: int) -> pa.Table:
         lines = []

@@ -113,6 +113,7 @@ def test_refinement_leaves_nothing_to_a_blind_model(pairs, tmp_path, causal_fold
     kept, made = flat(result), flat(whole)
     assert {(a, one["ref"]) for a, one in kept} < {(a, one["ref"]) for a, one in made}
     metrics = metrics_of(result)
+    assert "its own doing" in metrics["blind"]
     assert metrics["before_refinement"] == metrics_of(whole)["metrics"]
     for name, entry in metrics["metrics"].items():
         if name.endswith("/accuracy"):
