@@ -28,7 +28,9 @@ from fgray.engine.stages import Arrays, Chunk, Stage, StageFunction
 from fgray.engine.store import ResultStore
 from fgray.engine.units import ID_TYPE, Unit, item_id
 from fgray.errors import ConfigError, DataError, RunError
-from fgray.mining.topk import Corpus, Found, row_bytes, tile_bytes, top_k
+from fgray.mining.parallel import top_k_threads
+from fgray.mining.screen import Corpus
+from fgray.mining.topk import Found, fixed_bytes, row_bytes
 from fgray.mining.vectors import VectorSet
 
 KIND = "topk"
@@ -187,7 +189,7 @@ def search(
 
         plan, build = plan_approximate(queries, corpus, k, asked, store_uri, compute, memory_gib, dict(options or {}))
     else:
-        plan = plan_search(queries, corpus, k, asked, memory_gib, compute.device)
+        plan = plan_search(queries, corpus, k, asked, memory_gib, compute.device, compute.threads)
         build = partial(_build, plan, compute.device)
     return run_search(plan, build, store_uri, compute)
 
@@ -206,7 +208,9 @@ def run_search(plan: Plan, build: Any, store_uri: str, compute: Workers) -> Neig
     return Neighbours(plan, store, progress)
 
 
-def plan_search(queries: VectorSet, corpus: VectorSet, k: int, rows: npt.NDArray[np.int64], memory_gib: float, device: str = "cpu") -> Plan:
+def plan_search(
+    queries: VectorSet, corpus: VectorSet, k: int, rows: npt.NDArray[np.int64], memory_gib: float, device: str = "cpu", threads: int = 1
+) -> Plan:
     """Cut an exact search so that a worker stays within its memory.
 
     Raises:
@@ -217,7 +221,7 @@ def plan_search(queries: VectorSet, corpus: VectorSet, k: int, rows: npt.NDArray
     most = min(UNIT_ROWS[kind], int(budget / 8 / row_bytes(corpus.dim, k)))
     fewest = UNIT_PRODUCTS[kind] / corpus.dim
     reading = 2 * (corpus.bytes_of(min(corpus.block_rows, corpus.rows)) + queries.bytes_of(min(queries.block_rows, queries.rows)))
-    overhead = reading + tile_bytes(corpus.dim, k) + row_bytes(corpus.dim, k) * max(most, MIN_ROWS)
+    overhead = reading + threads * fixed_bytes(corpus.dim, k) + row_bytes(corpus.dim, k) * max(most, MIN_ROWS)
     blocks = int((budget - overhead) / corpus.bytes_of(corpus.block_rows))
     if blocks < 1 and budget - overhead < corpus.bytes_of(corpus.rows):
         need = (overhead + corpus.bytes_of(min(corpus.block_rows, corpus.rows))) / 2**30
@@ -317,7 +321,7 @@ class _Search:
         start, stop = chunk.items["start"][0].as_py(), chunk.items["stop"][0].as_py()
         queries = self.queries.take(chunk.items["row"].to_numpy()).to(self.device)
         corpus, ready = self.range.open(start, stop)
-        rows, scores = top_k(queries, corpus, self.plan.k, ready)
+        rows, scores = top_k_threads(queries, corpus, self.plan.k, ready)
         rows[rows >= 0] += start
         return {"rows": rows, "scores": scores}
 
