@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -19,8 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
 
 from fgray.engine.progress import Progress
 from fgray.engine.run import run_units
@@ -29,7 +26,7 @@ from fgray.engine.store import ResultStore
 from fgray.engine.units import ID_TYPE, Unit, item_id
 from fgray.errors import ConfigError, DataError, RunError
 from fgray.mining.parallel import top_k_threads
-from fgray.mining.screen import Corpus
+from fgray.mining.resident import BlockReader, ResidentRange
 from fgray.mining.topk import Found, fixed_bytes, row_bytes
 from fgray.mining.vectors import VectorSet
 
@@ -248,64 +245,6 @@ def merge(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> Found
     # Stable, and ranges come in the order of their rows: equal scores stay in the order of rows.
     order = np.argsort(-flat, axis=1, kind="stable")[:, : rows.shape[2]]
     return np.take_along_axis(flat_rows, order, 1), np.take_along_axis(flat, order, 1)
-
-
-class BlockReader:
-    """Reads stored rows of a vector set as tensors; keeps the block that it read last."""
-
-    def __init__(self, vectors: VectorSet) -> None:
-        self.vectors, self.number, self.last = vectors, -1, torch.empty(0)
-
-    def block(self, number: int) -> Tensor:
-        """Return a block as stored, [n, dim]."""
-        if self.number != number:
-            self.last = as_tensor(self.vectors, number)
-            self.number = number
-        return self.last
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Return ascending rows, [n, dim]."""
-        numbers = rows // self.vectors.block_rows
-        parts = [self.block(int(n))[torch.from_numpy(rows[numbers == n] - n * self.vectors.block_rows)] for n in np.unique(numbers)]
-        return torch.cat(parts)
-
-
-def as_tensor(vectors: VectorSet, number: int) -> Tensor:
-    """Return a block as stored, in torch's type for it."""
-    values = torch.from_numpy(vectors.stored(number))
-    return values.view(torch.bfloat16) if vectors.dtype == "bf16" else values
-
-
-class ResidentRange:
-    """A range of the corpus in this worker's memory, filled while the first unit already works on it."""
-
-    def __init__(self, vectors: VectorSet, rows: int, device: str) -> None:
-        self.vectors, self.span = vectors, (0, 0)
-        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[vectors.dtype]
-        self.memory = torch.empty((rows, vectors.dim), dtype=dtype, device=device)
-        self.corpus = Corpus(self.memory)
-
-    def open(self, start: int, stop: int) -> tuple[Corpus, Iterator[tuple[int, int]]]:
-        """Return the range and the (start, stop) of its rows, relative to it, as they become readable."""
-        if self.span == (start, stop):
-            return self.corpus, iter([(0, stop - start)])
-        self.corpus = Corpus(self.memory[: stop - start])
-        return self.corpus, self._fill(start, stop)
-
-    def _fill(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        self.span = (0, 0)
-        size = self.vectors.block_rows
-        numbers = range(start // size, -(-stop // size))
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(as_tensor, self.vectors, numbers[0])
-            for number in numbers:
-                block = ahead.result()
-                if number + 1 in numbers:
-                    ahead = pool.submit(as_tensor, self.vectors, number + 1)
-                at = number * size - start
-                self.memory[at : at + len(block)] = block
-                yield at, at + len(block)
-        self.span = (start, stop)
 
 
 class _Search:

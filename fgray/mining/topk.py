@@ -9,6 +9,7 @@ float64 product of the whole row. So the result depends on neither tier, tile, t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ def top_k(queries: Tensor, corpus: Corpus, k: int, ready: Iterable[tuple[int, in
         screen = Screen(queries[torch.from_numpy(left)], corpus, wanted, dtype)
         screen.run(spans)
         for done, places in screen.candidates():
-            found = _score_exactly(queries, corpus.vectors, left[done], places, wanted)
+            found = score_exactly(queries, corpus.vectors, left[done], places, wanted)
             rows[left[done], :wanted], scores[left[done], :wanted] = found
         left, spans = left[screen.overflowed], [(0, total)]
         if not len(left):
@@ -68,7 +69,7 @@ def fixed_bytes(dim: int, k: int) -> int:
     return screen_bytes(dim, k) + 80 * EXACT_NUMBERS["cpu"]
 
 
-def _score_exactly(queries: Tensor, vectors: Tensor, rows: npt.NDArray[np.int64], places: npt.NDArray[np.int32], k: int) -> Found:
+def score_exactly(queries: Tensor, vectors: Tensor, rows: npt.NDArray[np.int64], places: npt.NDArray[Any], k: int) -> Found:
     """Score candidates [n, m] (-1: none) of query rows [n] in float64 and return the k best [n, k] of each."""
     dim, width = vectors.shape[1], places.shape[1]
     step = max(1, EXACT_NUMBERS[vectors.device.type] // (width * dim))
