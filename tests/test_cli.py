@@ -176,7 +176,7 @@ def test_a_folder_that_is_no_finished_run_is_one_line_with_the_remedy(tmp_path: 
         for command in (("report", str(tmp_path)), ("store", "gc", str(tmp_path / "store"), str(tmp_path))):
             done = run(*command)
             assert done.returncode == 1
-            assert "run.json]: name a run folder" in done.stderr and done.stderr.count("\n") == 1
+            assert "]: name a run folder" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_shards_are_built_from_the_official_layout_of_coco(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from fgray.bench import Row, compare_row
 from fgray.bench.ceiling import MATRIX, check_device, matrix_flops, product_flops
 from fgray.embedding.compute import device_name
 from fgray.errors import ConfigError
-from fgray.mining.topk import Corpus, top_k
+from fgray.mining.screen import Corpus
+from fgray.mining.topk import top_k
 
 GOAL = 0.6  # of the ceiling
 BLOCK = 65_536  # queries at a time, as many as a unit of the search has on a GPU
