@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from fgray.config import LoadedConfig, config_from_text, load_config
-from fgray.config.schema import AnyJob, DistractorsJob, EvalJob, MineJob, ModelConfig, TextNegativesJob, TinyModel
+from fgray.config.jobs import AnyJob
+from fgray.config.schema import DistractorsJob, EvalJob, MineJob, ModelConfig, TextNegativesJob, TinyModel
 from fgray.errors import ConfigError, DataError
 from fgray.launch.local import plan_job, run_local
 from fgray.launch.submit import submit
@@ -331,7 +332,7 @@ def _parts(registry: Registry[Any], name: str | None) -> list[dict[str, str]]:
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of configuration files, for completion and help in editors."""
-    from fgray.config.schema import json_schema
+    from fgray.config.jobs import json_schema
 
     return json_schema()
 

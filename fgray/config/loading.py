@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fgray.config.explain import explain
-from fgray.config.schema import AnyJob
+from fgray.config.jobs import AnyJob
 from fgray.config.source import expand, override, parse_yaml, plain
 from fgray.errors import ConfigError, StorageError, did_you_mean
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -178,7 +178,7 @@ class StoredJob(Job):
 Direction = Literal["image_to_text", "text_to_image", "image_to_image", "text_to_text"]
 
 
-def _named(data: Any, *keys: str) -> Any:
+def bare_names(data: Any, *keys: str) -> Any:
     """Let a bare name stand for ``{name: NAME}`` under these keys, alone or in a list."""
     if not isinstance(data, dict):
         return data
@@ -211,7 +211,7 @@ class EvalJob(StoredJob):
     @model_validator(mode="before")
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
-        return _named(data, "benchmarks")
+        return bare_names(data, "benchmarks")
 
 
 class NamedConfig(Section):
@@ -274,7 +274,7 @@ class MineJob(StoredJob):
     @model_validator(mode="before")
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
-        data = _named(data, "pairs", "corpus", "filters")
+        data = bare_names(data, "pairs", "corpus", "filters")
         model = data.get("model") if isinstance(data, dict) else None
         precomputed = isinstance(model, dict) and model.get("kind") == "precomputed"
         if precomputed and data.setdefault("audit", None) is not None:
@@ -315,7 +315,7 @@ class TextNegativesJob(StoredJob):
     @model_validator(mode="before")
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
-        return _named(data, "pairs", "generators")
+        return bare_names(data, "pairs", "generators")
 
     @property
     def judge(self) -> LanguageModelConfig | None:
@@ -350,7 +350,7 @@ class DistractorsJob(StoredJob):
     @model_validator(mode="before")
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
-        return _named(data, "classes")
+        return bare_names(data, "classes")
 
 
 class BenchJob(Job):
@@ -359,35 +359,3 @@ class BenchJob(Job):
     job: Literal["bench"] = Field(description="which kind of job: bench")
     suite: str = Field(description="which benchmark of fgray itself: eval, mine, gpu")
     options: dict[str, Any] = Field(default_factory=dict, description="sizes of the suite")
-
-
-AnyJob = Annotated[EvalJob | MineJob | TextNegativesJob | DistractorsJob | BenchJob, Field(discriminator="job")]
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a configuration file, for editors."""
-    schema = TypeAdapter(AnyJob).json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "fgray job"
-    for job, keys in _NAMED.items():
-        properties = schema["$defs"][job]["properties"]
-        for key in keys:
-            section = properties[key]
-            if section.get("type") == "array":
-                section["items"] = {"anyOf": [_NAME, section["items"]]}
-            elif "anyOf" in section:
-                section["anyOf"] = [_NAME, *section["anyOf"]]
-            else:
-                reference = {"$ref": section.pop("$ref")}
-                section["anyOf"] = [_NAME, reference]
-    return schema
-
-
-_NAME = {"type": "string", "description": "a registered name"}
-_NAMED = {
-    "EvalJob": ["benchmarks"],
-    "MineJob": ["pairs", "corpus", "filters"],
-    "TextNegativesJob": ["pairs", "generators"],
-    "DistractorsJob": ["classes"],
-}
-"""Job -> keys under which a bare name may stand, see `_named`."""

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from fgray.config import load_config
-from fgray.config.schema import BenchJob, DistractorsJob, EvalJob, MineJob, TextNegativesJob, json_schema
+from fgray.config.jobs import json_schema
+from fgray.config.schema import BenchJob, DistractorsJob, EvalJob, MineJob, TextNegativesJob
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((PROJECT / "configs").rglob("*.yaml"))
