@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fgray.text_negatives.edits import Edit, apply, like
 from fgray.text_negatives.generator import Generator, Negative, Parsed, Tools, chance
-from fgray.text_negatives.grammar import children, hyphenated, lower, visible_sense
+from fgray.text_negatives.grammar import ANIMATE, children, hyphenated, lower, visible_sense
 from fgray.text_negatives.inflection import plural
 from fgray.text_negatives.words import ACCOMPANIED, NUMBERS, POSITIONS, SIZES
 
@@ -59,10 +59,24 @@ def _sizes(caption: Parsed, tools: Tools) -> Iterator[Change]:
         opposite = SIZES.get(lower(token))
         if opposite is None or token.pos != "ADJ" or hyphenated(caption, at) or token.dep not in ("amod", "acomp", "conj"):
             continue
-        of = caption.tokens[token.head]
-        person = tools.wordnet.is_kind_of(of.lemma, "n", "person") if of.pos == "NOUN" else False
-        if not (person and lower(token) in ("little", "big", "small")) and not {opposite, *_same_size(opposite)} & caption.mentioned:
+        if not {opposite, *_same_size(opposite)} & caption.mentioned and _is_comparable(caption, at, tools):
             yield _replace(caption, at, at + 1, opposite)
+
+
+def _is_comparable(caption: Parsed, at: int, tools: Tools) -> bool:
+    """Return whether a size can be seen: not "a little girl" (young), "big air" (a trick), nor a lone animal without a measure."""
+    of = caption.tokens[caption.tokens[at].head]
+    if of.pos != "NOUN":
+        return True
+    if of.lemma == "air" or (tools.wordnet.is_kind_of(of.lemma, "n", "person") and lower(caption.tokens[at]) in ("little", "big", "small")):
+        return False
+    domains = [_domain(other.lemma, tools) for other in caption.tokens if other.pos == "NOUN" and other is not of]
+    return _domain(of.lemma, tools) != "noun.animal" or any(domain in ANIMATE for domain in domains)
+
+
+def _domain(noun: str, tools: Tools) -> str | None:
+    sense = visible_sense(tools.wordnet, noun)
+    return None if sense is None else tools.wordnet.domain(sense)
 
 
 def _same_size(word: str) -> set[str]:

@@ -63,9 +63,9 @@ def adjectives(caption: Parsed) -> Pairs:
 
 
 UNSWAPPED = frozenset(
-    ("other", "same", "such", "own", "many", "several", "few", "various", "different", "another", "more", "most", "next", "close")
+    ("other", "same", "such", "own", "many", "several", "few", "various", "different", "another", "more", "most", "next", "close", "mid")
 )
-"""Adjectives that count or compare."""
+"""Adjectives that count or compare, and one of "in mid air"."""
 
 
 def verbs(caption: Parsed) -> Pairs:
@@ -77,13 +77,23 @@ def verbs(caption: Parsed) -> Pairs:
         if left.tag != right.tag or right.lemma in near(left.lemma, "v") or any(children(caption, i, "prt") for i in (one, other)):
             continue
         objects = [[caption.tokens[i].lemma for i in children(caption, verb, "dobj")] for verb in (one, other)]
-        if bool(objects[0]) != bool(objects[1]) or (objects[0] and objects[0] == objects[1]):
+        if (
+            any(_is_doubtful(caption, verb) for verb in (one, other))
+            or bool(objects[0]) != bool(objects[1])
+            or (objects[0] and objects[0] == objects[1])
+        ):
             continue
         places = [_first_preposition(caption, verb) for verb in (one, other)]
         doers = subject(caption, one), subject(caption, other)
         if objects[0] or (places[0] == places[1] and -1 not in doers and _apart(caption, *doers)):
             found.append(((one, one + 1), (other, other + 1)))
     return found
+
+
+def _is_doubtful(caption: Parsed, verb: int) -> bool:
+    """Return whether a preposition stands between a verb and its object, which the parser then mistook for one."""
+    between = (caption.tokens[i].pos for at in children(caption, verb, "dobj") for i in range(verb + 1, at))
+    return "ADP" in between
 
 
 def _apart(caption: Parsed, one: int, other: int) -> bool:

@@ -32,6 +32,14 @@ def test_verbs_of_one_doer_without_objects_stay(negatives):
     assert negatives("negclip", "A man is walking and talking .", types=["verb"]) == []
 
 
+def test_an_object_beyond_a_preposition_is_not_taken_for_one(negatives):
+    assert negatives("negclip", "A boy wearing all black is sliding down a blow up yellow slide .", types=["verb"]) == []
+
+
+def test_mid_air_stays(negatives):
+    assert negatives("negclip", "A large bird is in mid flight .", types=["adjective"]) == []
+
+
 def test_adverbs_of_two_verbs_change_places(negatives):
     found = by_type(negatives("negclip", "A man slowly walks while a dog quickly runs .", types=["adverb"]))
     assert found == {"swap_adverb": "A man quickly walks while a dog slowly runs ."}

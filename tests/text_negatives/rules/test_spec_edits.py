@@ -8,7 +8,8 @@ def only(negatives, concept, caption, **options):
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
-        ("A large dog sleeps .", "A small dog sleeps ."),
+        ("A large ball rolls .", "A small ball rolls ."),
+        ("A large dog sleeps by a cat .", "A small dog sleeps by a cat ."),
         ("Tall trees stand by a house .", "Short trees stand by a house ."),
         ("The ball is bigger than the box .", "The ball is smaller than the box ."),
     ],
@@ -17,7 +18,9 @@ def test_sizes(negatives, caption, expected):
     assert only(negatives, "size", caption) == [expected]
 
 
-@pytest.mark.parametrize("caption", ["A little girl sleeps .", "A long-haired dog sleeps .", "A dog sleeps ."])
+@pytest.mark.parametrize(
+    "caption", ["A little girl sleeps .", "A long-haired dog sleeps .", "A dog sleeps .", "A large dog sleeps .", "A biker gets big air ."]
+)
 def test_no_size_to_change(negatives, caption):
     assert only(negatives, "size", caption) == []
 
@@ -82,6 +85,6 @@ def test_numbers_that_count_nothing(negatives, caption):
 
 
 def test_a_concept_gives_as_many_as_asked(negatives):
-    found = negatives("spec_edits", "Two large dogs left of a tall tree .", per_type=2)
+    found = negatives("spec_edits", "Two large benches left of a tall tree .", per_type=2)
     assert [negative.type for negative in found].count("size") == 2
     assert [negative.type for negative in found].count("count") == 2

@@ -82,6 +82,20 @@ def test_an_attribute_is_added_with_its_article(made, negatives, vocabulary):
     assert found == {"A black dog sits on a bed .", "A white dog sits on a bed .", "A red dog sits on a bed ."}
 
 
+def test_neither_material_nor_hair_is_added_unsaid(language, negatives):
+    """A ramp in a photograph may well be wooden, and a boy blond."""
+    corpus = ["A blond boy on a wooden ramp .", "A bald boy on a metal ramp .", "A blue ramp ."] * 2
+    vocabulary = build_vocabulary(language.parse(corpus))
+    found = [negatives("sugarcrepe", "A boy on a ramp .", categories=["add_att"], vocabulary=vocabulary, seed=seed) for seed in range(20)]
+    assert {negative.text for several in found for negative in several} == {"A boy on a blue ramp ."}
+
+
+def test_a_brown_dog_may_be_called_red(language, negatives):
+    vocabulary = build_vocabulary(language.parse(["A red dog .", "A black dog ."] * 2))
+    found = [negatives("sugarcrepe", "A brown dog .", categories=["replace_att"], vocabulary=vocabulary, seed=seed) for seed in range(20)]
+    assert not any("red" in negative.text for several in found for negative in several)
+
+
 def test_what_other_captions_of_the_image_say_is_not_taken_for_wrong(language, wordnet, vocabulary):
     captions = with_mentions(language.parse(["A black dog sleeps on a bed .", "The white cat ."]), [["1.jpg"], ["1.jpg"]])
     generator = build_generator("sugarcrepe", {"categories": ["replace_obj", "replace_att"]})
