@@ -253,11 +253,9 @@ _DEFAULT_FILTERS: list[dict[str, Any]] = [
 ]
 
 
-class MineJob(StoredJob):
-    """Mine hard negatives for image-text pairs."""
+class Mining(Section):
+    """Where negatives are looked for, and which are kept; a job and a loop say it."""
 
-    job: Literal["mine"] = Field(description="which kind of job: mine")
-    model: ModelConfig = Field(description="whose embeddings are searched")
     data: DataConfig = Field(default_factory=DataConfig, description="where the data lies")
     pairs: BenchmarkConfig = Field(description="image-text pairs: a benchmark whose right answers are the pairs, or {name: file, root: …}")
     corpus: BenchmarkConfig | None = Field(None, description="where negatives come from, if not from the pairs themselves")
@@ -274,12 +272,25 @@ class MineJob(StoredJob):
     @model_validator(mode="before")
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
-        data = bare_names(data, "pairs", "corpus", "filters")
+        return bare_names(data, "pairs", "corpus", "filters")
+
+
+class MineJob(StoredJob, Mining):
+    """Mine hard negatives for image-text pairs."""
+
+    job: Literal["mine"] = Field(description="which kind of job: mine")
+    model: ModelConfig = Field(description="whose embeddings are searched")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_audit_of_precomputed(cls, data: Any) -> Any:
         model = data.get("model") if isinstance(data, dict) else None
         precomputed = isinstance(model, dict) and model.get("kind") == "precomputed"
-        if precomputed and data.setdefault("audit", None) is not None:
+        if not precomputed:
+            return data
+        if data.get("audit") is not None:
             raise ValueError("audit: it embeds copies of images and captions, which a precomputed model cannot; say audit: null")
-        return data
+        return {**data, "audit": None}
 
 
 class LanguageModelConfig(Section):

@@ -109,11 +109,9 @@ class TrainCompute(Section):
     max_failures: int = Field(3, ge=0, description="worker failures that the run survives; preemptions do not count")
 
 
-class TrainClipJob(Job):
-    """Fine-tune a dual encoder on pairs and hard negatives."""
+class Training(Section):
+    """What is trained on, and how; a job and every arm of a loop say it."""
 
-    job: Literal["train_clip"] = Field(description="which kind of job: train_clip")
-    model: ModelConfig = Field(description="what is fine-tuned: an open_clip model")
     data: DataConfig = Field(default_factory=DataConfig, description="where the data lies")
     sources: list[TrainSource] = Field(min_length=1, description="what is trained on; an epoch is one pass over the first")
     negatives: NegativesConfig = Field(default_factory=NegativesConfig, description="hard negatives of a sample")
@@ -146,10 +144,17 @@ class TrainClipJob(Job):
         return bare_names(data, "losses", "disjoint_from")
 
     @model_validator(mode="after")
-    def _length(self) -> TrainClipJob:
+    def _length(self) -> Training:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         parts = self.compute.workers * (self.compute.micro_batch or 1)
         if self.batch_size % parts:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of workers x micro_batch = {parts}")
         return self
+
+
+class TrainClipJob(Job, Training):
+    """Fine-tune a dual encoder on pairs and hard negatives."""
+
+    job: Literal["train_clip"] = Field(description="which kind of job: train_clip")
+    model: ModelConfig = Field(description="what is fine-tuned: an open_clip model")
