@@ -15,8 +15,8 @@ from fgray.bench import Row, compare_row
 from fgray.bench.ceiling import MATRIX, check_device, matrix_flops, product_flops
 from fgray.embedding.compute import device_name
 from fgray.errors import ConfigError
+from fgray.mining.parallel import top_k_threads
 from fgray.mining.screen import Corpus
-from fgray.mining.topk import top_k
 
 GOAL = 0.6  # of the ceiling
 BLOCK = 65_536  # queries at a time, as many as a unit of the search has on a GPU
@@ -73,7 +73,9 @@ def measure(
 def search(queries: torch.Tensor, corpus: torch.Tensor, k: int) -> npt.NDArray[np.int64]:
     """Return the corpus rows of every query's neighbours, int64 [Q, k], block by block as the engine's units do."""
     held = Corpus(corpus)
-    return np.concatenate([top_k(block, held, k)[0] for block in torch.split(queries, BLOCK)])  # results come to the host: all is done
+    return np.concatenate(
+        [top_k_threads(block, held, k)[0] for block in torch.split(queries, BLOCK)]
+    )  # results come to the host: all is done
 
 
 def ceiling(queries: int, corpus: int, dim: int, device: str) -> tuple[float, str]:

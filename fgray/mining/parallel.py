@@ -1,4 +1,4 @@
-"""The search of one unit on several threads of a CPU."""
+"""The search of one unit, on a GPU or on several threads of a CPU."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fgray.mining.precision import full_precision
 from fgray.mining.screen import Corpus
 from fgray.mining.topk import Found, top_k
 
 
+@full_precision()
 def top_k_threads(queries: Tensor, corpus: Corpus, k: int, ready: Iterable[tuple[int, int]] | None = None) -> Found:
-    """Return what `top_k` returns; on a CPU, torch's number of threads share the queries.
+    """Return what `top_k` returns, in full precision; on a CPU, torch's number of threads share the queries.
 
     Each thread searches its own queries with single-threaded products. The screen consists of many short operations, and threads
     inside each of them would wait for one another most of the time, all the more where other processes want the cores.

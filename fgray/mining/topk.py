@@ -25,7 +25,7 @@ Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 
 def top_k(queries: Tensor, corpus: Corpus, k: int, ready: Iterable[tuple[int, int]] | None = None) -> Found:
-    """Return the k corpus rows with the largest dot products per query.
+    """Return the k corpus rows with the largest dot products per query; within `full_precision`, as the screen's bound presumes.
 
     Args:
         queries: stored rows [Q, D] on the corpus' device.
@@ -66,7 +66,8 @@ def row_bytes(dim: int, k: int) -> int:
 
 def fixed_bytes(dim: int, k: int) -> int:
     """Return the memory that `top_k` takes on a CPU besides: a tile of scores and its like, rows in float64."""
-    return screen_bytes(dim, k) + 80 * EXACT_NUMBERS["cpu"]
+    one_query = 16 * Screen.capacity_for(k) * dim  # its candidates as stored, in fp32 and in float64
+    return screen_bytes(dim, k) + max(80 * EXACT_NUMBERS["cpu"], one_query)
 
 
 def score_exactly(queries: Tensor, vectors: Tensor, rows: npt.NDArray[np.int64], places: npt.NDArray[Any], k: int) -> Found:
@@ -79,7 +80,9 @@ def score_exactly(queries: Tensor, vectors: Tensor, rows: npt.NDArray[np.int64],
         # Through fp32, which holds every stored type and is converted much faster.
         near = vectors.index_select(0, place.clamp(min=0).view(-1)).float().double().view(len(place), width, dim)
         query = queries[torch.from_numpy(rows[first : first + step])].float().double()
-        scores, order = torch.sort(_products(near, query).masked_fill_(place < 0, -torch.inf), dim=1, descending=True, stable=True)
+        # A sum of zeros may be -0.0, depending on who adds; 0.0 added to it is 0.0.
+        products = _products(near, query).add_(0.0).masked_fill_(place < 0, -torch.inf)
+        scores, order = torch.sort(products, dim=1, descending=True, stable=True)
         found.append((place.gather(1, order[:, :k]), scores[:, :k]))
     best, exact = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
     return best, exact
@@ -100,7 +103,7 @@ def _scan_exactly(queries: Tensor, vectors: Tensor, k: int) -> Found:
     for start in range(0, len(vectors), EXACT_TILE):
         tile = vectors[start : start + EXACT_TILE].double()
         places = torch.arange(start, start + len(tile), device=queries.device).expand(len(queries), -1)
-        rows, scores = torch.cat([rows, places], dim=1), torch.cat([scores, wide @ tile.T], dim=1)
+        rows, scores = torch.cat([rows, places], dim=1), torch.cat([scores, (wide @ tile.T).add_(0.0)], dim=1)
         # Earlier tiles stand first and equal scores keep their order, so they stay ordered by row.
         rows, scores = _best(rows, scores, min(k, scores.shape[1]))
     return rows.cpu().numpy(), scores.cpu().numpy()

@@ -56,6 +56,26 @@ def test_rows_are_read_once_while_all_threads_search() -> None:
     assert calls == [0, 300, 600, 900]
 
 
+@pytest.mark.parametrize("chosen", ["highest", "high", "medium"])
+def test_products_in_full_precision_whatever_the_process_chose(chosen: str) -> None:
+    gpu, cpu, seen = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, []
+
+    def ready() -> Iterator[tuple[int, int]]:
+        seen.append((gpu.fp32_precision, cpu.fp32_precision, gpu.allow_fp16_reduced_precision_reduction, gpu.allow_fp16_accumulation))
+        yield 0, 100
+
+    torch.set_float32_matmul_precision(chosen)
+    before = gpu.fp32_precision, cpu.fp32_precision
+    try:
+        with thread_limit(2):
+            top_k_threads(vectors(10, 1), Corpus(vectors(100, 2)), 5, ready())
+        assert seen == [("ieee", "ieee", False, False)]
+        assert (gpu.fp32_precision, cpu.fp32_precision) == before and torch.get_float32_matmul_precision() == chosen
+        assert gpu.allow_fp16_reduced_precision_reduction, "torch's default"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_failure_to_read_is_raised() -> None:
     def ready() -> Iterator[tuple[int, int]]:
         yield 0, 50
