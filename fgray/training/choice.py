@@ -1,0 +1,146 @@
+"""Which pairs and negatives a rank's part of a step consists of; nothing is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fgray.config.train import NegativesConfig
+from fgray.errors import DataError
+from fgray.training.batch import place
+from fgray.training.order import Numbers, Order, mix
+from fgray.training.sources import Source
+
+_TEXTS, _IMAGES, _PARTNER, _CROP = range(-4, 0)  # what random bits are for
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A rank's part of a step before its images are read; texts and index arrays are those of `Batch`.
+
+    Attributes:
+        owners: int64 [N], number of the source of each picture of the batch.
+        images: int64 [N], number of the picture in its source.
+        draws: uint64 [N], random bits of the picture's crop.
+    """
+
+    texts: list[str]
+    size: int
+    text_index: Numbers
+    image_index: Numbers
+    sources: Numbers
+    samples: Numbers
+    owners: Numbers
+    images: Numbers
+    draws: npt.NDArray[np.uint64]
+
+
+class Chooser:
+    """Chooses; a pure function of seed, epoch, source and sample, and of which images are damaged.
+
+    Args:
+        sources: what is trained on.
+        order: which samples a step sees.
+        config: which hard negatives they bring.
+        seed: seed of the choice and of crops.
+    """
+
+    def __init__(self, sources: Sequence[Source], order: Order, config: NegativesConfig, seed: int) -> None:
+        self.sources, self.order, self.config, self.seed = sources, order, config, seed
+        self.damaged = [np.zeros(source.index.table.num_rows, bool) for source in sources]
+        self._columns = [source.columns(config) for source in sources]
+
+    def choose(self, step: int, rank: int, world: int) -> Choice:
+        """Return what rank `rank` of `world` computes in a step.
+
+        A pair whose image is damaged gives its place to the next pair of its source, a damaged negative image to none.
+
+        Raises:
+            DataError: all images of a source are damaged.
+        """
+        part = self.order.batch_size // world
+        rows = slice(rank * part, (rank + 1) * part)
+        source, sample, epoch = (column[rows] for column in self.order.samples(step))
+        sample = self._next_readable(source, sample)
+        if self.config.image_pairs:
+            partner = np.array([self._partner(*row) for row in zip(source.tolist(), sample.tolist(), epoch.tolist(), strict=True)])
+            partner = self._next_readable(source, partner)
+            source, epoch = np.repeat(source, 2), np.repeat(epoch, 2)
+            sample = np.stack([sample, partner], axis=1).reshape(-1)
+        anchors = list(zip(source.tolist(), sample.tolist(), epoch.tolist(), strict=True))
+        texts = np.array([self._texts(*row) for row in anchors], np.int64).reshape(len(anchors), self.config.texts)
+        images = np.array([self._images(*row) for row in anchors], np.int64).reshape(len(anchors), self.config.images)
+        own_texts = [self.sources[s].text_of[i] for s, i, _ in anchors]
+        own_images = np.array([self.sources[s].image_of[i] for s, i, _ in anchors], np.int64)
+        row, slot = np.nonzero(images >= 0)
+        owner, which, slots = np.concatenate([source, source[row]]), np.concatenate([np.arange(len(source)), row]), _slots(source, slot)
+        numbers = [(s, t) for (s, _, _), t in zip(anchors, own_texts, strict=True)]
+        numbers += [(anchors[r][0], texts[r, k]) for r, k in zip(*np.nonzero(texts >= 0), strict=True)]
+        return Choice(
+            texts=[self.sources[s].texts[int(number)].as_py() for s, number in numbers],
+            size=len(anchors),
+            text_index=place(texts >= 0),
+            image_index=place(images >= 0),
+            sources=source,
+            samples=sample,
+            owners=owner,
+            images=np.concatenate([own_images, images[row, slot]]),
+            draws=mix(self.seed, _CROP, owner, sample[which], epoch[which], slots),
+        )
+
+    def _texts(self, source: int, sample: int, epoch: int) -> list[int]:
+        if not self.config.texts:
+            return []
+        return self.sources[source].text_negatives.choose(sample, self._columns[source], (self.seed, _TEXTS, source, sample, epoch))
+
+    def _images(self, source: int, sample: int, epoch: int) -> list[int]:
+        if not self.config.images:
+            return []
+        columns = [None] * self.config.images
+        chosen = self.sources[source].image_negatives.choose(sample, columns, (self.seed, _IMAGES, source, sample, epoch))
+        return [-1 if image < 0 or self.damaged[source][image] else image for image in chosen]
+
+    def _partner(self, source: int, sample: int, epoch: int) -> int:
+        """Return a pair of a hard image; where the sample has none, of any other image.
+
+        Raises:
+            DataError: the source has one image only.
+        """
+        one = self.sources[source]
+        offsets, pairs = one.pairs_of_image
+        hard = one.image_negatives.of(sample)
+        hard = hard[offsets[hard + 1] > offsets[hard]]  # some have no caption
+        if not len(hard):
+            first, last = offsets[one.image_of[sample]], offsets[one.image_of[sample] + 1]
+            others = len(pairs) - (last - first)
+            if not others:
+                raise DataError("a source of one image has no hard image for its pairs", where=one.name, fix="add images")
+            number = self._draw(others, source, sample, epoch)
+            return int(pairs[number if number < first else number + last - first])
+        image = hard[self._draw(len(hard), source, sample, epoch)]
+        return int(pairs[offsets[image] + self._draw(int(offsets[image + 1] - offsets[image]), source, sample, epoch, 1)])
+
+    def _draw(self, count: int, *parts: int) -> int:
+        return int(mix(self.seed, _PARTNER, *parts)[0] % np.uint64(count))
+
+    def _next_readable(self, source: Numbers, sample: Numbers) -> Numbers:
+        """Return the samples themselves, or the next of their source whose image is not known to be damaged."""
+        sample = sample.copy()
+        for number in np.unique(source).tolist():
+            one, bad = self.sources[number], self.damaged[number]
+            if not bad.any():
+                continue
+            readable = np.flatnonzero(~bad[one.image_of])
+            if not len(readable):
+                raise DataError("all images of a source are damaged", where=one.name, fix="restore the files")
+            here = source == number
+            sample[here] = readable[np.searchsorted(readable, sample[here]) % len(readable)]
+        return sample
+
+
+def _slots(source: Numbers, slot: Numbers) -> Numbers:
+    """Return 0 for every anchor, 1 + its column for every negative image."""
+    return np.concatenate([np.zeros(len(source), np.int64), slot + 1])

@@ -1,0 +1,208 @@
+"""Reads batches: by byte range, decoded by threads, ahead of the step that needs them; equal bytes for any number of threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from fgray.config.train import NegativesConfig
+from fgray.data.decode import ImageError, decode_image
+from fgray.errors import ConfigError, DataError
+from fgray.models.preprocess import Preprocess
+from fgray.training.augment import random_resized_crop
+from fgray.training.batch import Batch
+from fgray.training.choice import Choice, Chooser
+from fgray.training.order import Numbers, Order
+from fgray.training.sources import Source
+
+Pixels = npt.NDArray[np.uint8]
+_TASK = 8  # pictures that a thread reads and decodes at a time
+_ASSEMBLERS = 2  # batches in the making at a time, so that the threads are busy when one ends
+
+
+class Reader:
+    """One rank's batches.
+
+    Args:
+        sources: what is trained on.
+        order: which samples a step sees.
+        preprocess: the model's own, as in evaluation.
+        negatives: which hard negatives a sample brings.
+        augment: ``none``, or ``random_resized_crop`` in place of the model's resize and crop.
+        seed: of the choice of negatives and of crops.
+        rank, world: this worker's number and how many there are.
+        threads: that read and decode; Pillow decodes outside the interpreter lock.
+        max_pixels: larger images count as damaged.
+        max_corrupt_fraction: share of the sources' images that may be damaged; they are replaced, see `Chooser.choose`.
+        cache_bytes: memory for preprocessed pictures, which are then decoded once; without augmentation only.
+
+    Raises:
+        ConfigError: the batch does not divide by the workers.
+
+    Attributes:
+        damaged: (source's name, image key) -> reason, of the damaged images that this reader met.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        order: Order,
+        preprocess: Preprocess,
+        negatives: NegativesConfig,
+        augment: Literal["none", "random_resized_crop"] = "none",
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        threads: int = 2,
+        max_pixels: int = 178_956_970,
+        max_corrupt_fraction: float = 0.0,
+        cache_bytes: int = 0,
+    ) -> None:
+        if order.batch_size % world:
+            what = f"a batch of {order.batch_size} samples does not divide by {world} workers"
+            raise ConfigError(what, where="batch_size", fix="choose a multiple")
+        self.sources, self.preprocess, self.rank, self.world = sources, preprocess, rank, world
+        self.max_pixels, self.max_corrupt_fraction = max_pixels, max_corrupt_fraction
+        self.damaged: dict[tuple[str, str], str] = {}
+        self._chooser = Chooser(sources, order, negatives, seed)
+        self._crops = augment == "random_resized_crop"
+        self._room = 0 if self._crops else cache_bytes // (3 * preprocess.size[0] * preprocess.size[1])  # pictures
+        self._cache: dict[tuple[int, int], Pixels] = {}
+        self._lock = threading.Lock()
+        self._decoders = ThreadPoolExecutor(threads, "decode")
+        self._assemblers = ThreadPoolExecutor(_ASSEMBLERS, "batch")
+
+    def batch(self, step: int) -> Batch:
+        """Return this rank's part of a step.
+
+        Raises:
+            DataError: more images are damaged than may be, or a shard is not what its index says.
+            StorageError: a shard cannot be read.
+        """
+        while True:  # until no picture of the choice is damaged; every round knows of at least one more
+            choice = self._chooser.choose(step, self.rank, self.world)
+            pixels, broken = self._read(choice)
+            if not broken:
+                return Batch(
+                    images=pixels,
+                    texts=choice.texts,
+                    size=choice.size,
+                    text_index=choice.text_index,
+                    image_index=choice.image_index,
+                    sources=choice.sources,
+                    samples=choice.samples,
+                )
+            self._note(broken)
+
+    def prefetch(self, first: int, last: int, ahead: int = 2) -> Iterator[Batch]:
+        """Yield the batches of the steps from `first` to `last` - 1, in order, and read up to `ahead` steps in advance.
+
+        Up to `ahead` + 1 batches are held in memory.
+
+        Raises:
+            FgrayError: what `batch` raises, when its step is due.
+        """
+        waiting: deque[Future[Batch]] = deque()
+        try:
+            for step in range(first, last):
+                while len(waiting) <= ahead and step + len(waiting) < last:
+                    waiting.append(self._assemblers.submit(self.batch, step + len(waiting)))
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stop the threads; batches that are being read are finished first."""
+        self._assemblers.shutdown(cancel_futures=True)
+        self._decoders.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, choice: Choice) -> tuple[Pixels, dict[tuple[int, int], str]]:
+        """Return uint8 [N, H, W, 3] and the damaged pictures, (source, image) -> reason."""
+        pixels = np.empty((len(choice.images), *self.preprocess.size, 3), np.uint8)
+        places = np.arange(len(pixels))
+        if not self._crops:  # equal pictures are decoded once
+            width = max(source.index.table.num_rows for source in self.sources)
+            _, places, again = np.unique(choice.owners * width + choice.images, return_index=True, return_inverse=True)
+        tasks = []
+        for owner in np.unique(choice.owners[places]).tolist():
+            here = places[choice.owners[places] == owner]
+            here = here[np.argsort(choice.images[here], kind="stable")]  # near ones of a shard are read together
+            tasks += [
+                self._decoders.submit(self._fill, pixels, owner, here[start : start + _TASK], choice)
+                for start in range(0, len(here), _TASK)
+            ]
+        broken: dict[tuple[int, int], str] = {}
+        try:
+            for task in tasks:
+                broken.update(task.result())
+        finally:
+            for task in tasks:
+                task.cancel()
+        if not self._crops:
+            copies = np.flatnonzero(places[again] != np.arange(len(pixels)))
+            pixels[copies] = pixels[places[again][copies]]
+        return pixels, broken
+
+    def _fill(self, pixels: Pixels, owner: int, rows: Numbers, choice: Choice) -> dict[tuple[int, int], str]:
+        """Read, decode and preprocess some pictures of one source into their rows."""
+        broken: dict[tuple[int, int], str] = {}
+        fresh = []
+        for row in rows.tolist():
+            known = self._cache.get((owner, int(choice.images[row])))
+            if known is None:
+                fresh.append(row)
+            else:
+                pixels[row] = known
+        if not fresh:
+            return broken
+        index = self.sources[owner].index
+        encoded = index.read(index.table.take(pa.array(choice.images[fresh])))
+        for row, data in zip(fresh, encoded, strict=True):
+            try:
+                image = decode_image(data, self.max_pixels)
+            except ImageError as error:
+                broken[owner, int(choice.images[row])] = str(error)
+                continue
+            pixels[row] = random_resized_crop(image, self.preprocess, int(choice.draws[row])) if self._crops else self.preprocess(image)
+            if self._room:
+                self._keep((owner, int(choice.images[row])), pixels[row])
+        return broken
+
+    def _keep(self, key: tuple[int, int], picture: Pixels) -> None:
+        with self._lock:
+            if len(self._cache) < self._room:
+                self._cache[key] = picture.copy()
+
+    def _note(self, broken: dict[tuple[int, int], str]) -> None:
+        """Remember damaged images.
+
+        Raises:
+            DataError: there are more than may be.
+        """
+        with self._lock:
+            for (owner, image), reason in sorted(broken.items()):
+                source = self.sources[owner]
+                row = source.index.table.slice(image, 1).to_pylist()[0]
+                self.damaged[source.name, row["key"]] = reason
+                self._chooser.damaged[owner][image] = True
+                total = sum(source.index.table.num_rows for source in self.sources)
+                if len(self.damaged) > self.max_corrupt_fraction * total:
+                    what = f"image '{row['key']}' cannot be decoded ({reason})"
+                    if self.max_corrupt_fraction:
+                        what += f", the {len(self.damaged)}. of {total}, and max_corrupt_fraction is {self.max_corrupt_fraction:g}"
+                    fix = "restore or remove it, or raise data.max_corrupt_fraction"
+                    raise DataError(what, where=source.index.storage.address(row["shard"]), fix=fix)
