@@ -14,10 +14,10 @@ from pydantic import Field
 
 from fgray.errors import ConfigError
 from fgray.text_negatives.edits import Edit, apply, like, swap
+from fgray.text_negatives.fillings import fits
 from fgray.text_negatives.generator import MASK, PLACEHOLDER, Generator, Negative, Parsed, Token, Tools, chance, placeholder
 from fgray.text_negatives.grammar import interchangeable, lower, nouns, swappable, unit
-from fgray.text_negatives.wordnet import POS
-from fgray.text_negatives.words import IDIOMATIC, near
+from fgray.text_negatives.words import contrasts
 
 Type = Literal["relation", "adjective", "noun", "verb"]
 POS_OF: dict[Type, str] = {"adjective": "ADJ", "noun": "NOUN", "verb": "VERB"}
@@ -41,10 +41,11 @@ class CeClip(Generator):
     A caption gets one negative per type, always in the order relation, adjective, noun, verb; where it has nothing to edit, an
     invalid placeholder. By default two nouns change places as whole words where that changes what is said, and a filling must be
     another word than the original and than the caption's others, not related to it in meaning (WordNet), of the same part of
-    speech and number, and not mentioned of the same image. With ``Tools.upstream`` the original code's ways are kept: it asks for
-    three nouns and replaces every occurrence of the letters of the first two; the first occurrence of the masked word's letters
-    is masked; the filling is not looked at; a caption without such a word becomes a bare mask whose filling is a text of one
-    word, flagged valid. Only upstream's random choice is not kept: it was unseeded.
+    speech and form, not mentioned of the same image, and it must contradict the original (``fillings.fits``). With
+    ``Tools.upstream`` the original code's ways are kept: it asks for three nouns and replaces every occurrence of the letters of
+    the first two; the first occurrence of the masked word's letters is masked; the filling is not looked at; a caption without
+    such a word becomes a bare mask whose filling is a text of one word, flagged valid. Only upstream's random choice is not kept:
+    it was unseeded.
     """
 
     name: ClassVar[str] = "ce_clip"
@@ -89,7 +90,7 @@ class CeClip(Generator):
     def _fill(self, caption: Parsed, gap: _Gap, words: list[str], tools: Tools) -> Negative:
         token = gap.token
         assert token is not None
-        fitting = [word for word in words if _fits(caption, token, word, tools)]
+        fitting = [word for word in words if fits(caption, token, word, tools.wordnet)]
         if not fitting:
             return placeholder(gap.kind, f"no filling contradicts '{token.text}'")
         word = fitting[min(self.rank, len(fitting)) - 1]
@@ -136,6 +137,8 @@ def _choose(caption: Parsed, kind: Type, tools: Tools) -> Token | None:
     if not tools.upstream:
         heads = {caption.tokens[i] for i in nouns(caption)}
         found = [token for token in found if token.text.isalpha() and (token in heads if kind == "noun" else lower(token) not in SLIGHT)]
+        if kind == "adjective":
+            found = [token for token in found if contrasts(lower(token))] or found
     return chance(tools.seed, caption.text, CeClip.name, kind).choice(found) if found else None
 
 
@@ -149,19 +152,3 @@ def _masked(caption: Parsed, token: Token | None, upstream: bool) -> str:
     if upstream:
         return caption.text.replace(token.text, MASK, 1)
     return caption.text[: token.start] + MASK + caption.text[token.end :]
-
-
-def _fits(caption: Parsed, token: Token, word: str, tools: Tools) -> bool:
-    """Return whether a filling is a word of the same kind that contradicts the original."""
-    wordnet, pos, new = tools.wordnet, POS[token.pos], word.lower()
-    bases = wordnet.bases(new, pos)
-    if not new.isalpha() or len(new) < 2 or not bases or (token.pos == "NOUN" and new in IDIOMATIC):
-        return False
-    if token.pos == "NOUN" and (token.tag == "NNS") != (bases[0] != new):
-        return False
-    if token.pos == "VERB" and any(lower(token).endswith(ending) != new.endswith(ending) for ending in ("ing", "s")):
-        return False
-    said = caption.mentioned | {form for other in caption.tokens for form in (other.lemma, lower(other))}
-    if not said.isdisjoint({new, *bases}) or wordnet.related(token.lemma, new, pos):
-        return False
-    return near(token.lemma, pos).isdisjoint({new, *bases})

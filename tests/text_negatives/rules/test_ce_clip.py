@@ -121,6 +121,13 @@ def test_upstream_fills_a_bare_mask_and_calls_it_valid(negatives):
     assert (adjective.text, adjective.valid) == ("junk", True)
 
 
+def test_an_adjective_that_others_contradict_is_masked_first(negatives):
+    filler = Fillings("green")
+    for seed in range(10):
+        (adjective,) = negatives("ce_clip", "A funny man in a red hat sits .", types=["adjective"], filler=filler, seed=seed)
+        assert adjective.text == "A funny man in a green hat sits ."
+
+
 def test_without_a_language_model_only_the_relation_is_made(negatives):
     with pytest.raises(ConfigError, match=r"a language model is needed.*types: \[relation\]"):
         negatives("ce_clip", "The dog sleeps .")
