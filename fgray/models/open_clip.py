@@ -109,8 +109,13 @@ class OpenClipSource:
             return self._weights
         return open_clip_weights(self._tag, f"the published checkpoint '{self._weights}' of {self.card.architecture}")
 
-    def load(self, device: str) -> DualEncoder:
-        """Build the towers on a device in evaluation mode.
+    @property
+    def settings(self) -> dict[str, Any]:
+        """A copy of the open_clip model configuration, with the activation that is really used."""
+        return deepcopy(self._settings)
+
+    def module(self) -> Any:
+        """Return the open_clip model with its weights, fp32 on the CPU, in training mode.
 
         Raises:
             ModelError: the weights do not fit, are not safe to load, or have changed since the fingerprint was taken.
@@ -124,6 +129,16 @@ class OpenClipSource:
             if sha256 != getattr(self, "_expected_sha256", sha256):
                 raise ModelError("the checkpoint has changed since the run was planned", where=self._checkpoint, fix="start the run again")
             checkpoints.fill(model, _in_open_clip_layout(model, state), self.card.architecture, self._checkpoint)
+        return model
+
+    def load(self, device: str) -> DualEncoder:
+        """Build the towers on a device in evaluation mode.
+
+        Raises:
+            ModelError: the weights do not fit, are not safe to load, or have changed since the fingerprint was taken.
+            StorageError: the weights cannot be read.
+        """
+        model = self.module()
         model.eval().requires_grad_(False).to(device=device, dtype=TORCH_DTYPES[self.card.dtype])
         text = OpenClipText(self._settings["text_cfg"])
         return TorchEncoder(self.card, device, self.preprocess.mean, self.preprocess.std, model.encode_image, model.encode_text, text)

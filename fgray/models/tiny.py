@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +61,20 @@ class TinySource:
             {"kind": "tiny", "seed": self._seed, "settings": SETTINGS, "text": text, "preprocess": self.preprocess.describe(), **drawn_by}
         )
 
-    def load(self, device: str) -> DualEncoder:
-        """Draw the weights and build both towers."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """A copy of the open_clip model configuration."""
+        return deepcopy(SETTINGS)
+
+    def module(self) -> Any:
+        """Return the open_clip model with its weights drawn, fp32 on the CPU, in training mode."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            model = build(SETTINGS)
+            return build(SETTINGS)
+
+    def load(self, device: str) -> DualEncoder:
+        """Draw the weights and build both towers."""
+        model = self.module()
         model.eval().requires_grad_(False).to(device)
         text = OpenClipText(SETTINGS["text_cfg"])
         return TorchEncoder(self.card, device, self.preprocess.mean, self.preprocess.std, model.encode_image, model.encode_text, text)

@@ -1,0 +1,236 @@
+"""The model that is trained: one module whose single forward pass gives the features of a batch.
+
+All of a step goes through this forward pass, and so through the DeepSpeed engine around it: an encoder called past the engine would
+not take part in ZeRO's gathering of weights and reduction of gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from fgray.config.schema import Dtype, ModelConfig
+from fgray.errors import ConfigError, did_you_mean
+from fgray.models import open_model
+from fgray.models.base import ModelCard
+from fgray.models.open_clip import OpenClipSource
+from fgray.models.open_clip_text import OpenClipText
+from fgray.models.preprocess import Preprocess
+from fgray.models.tiny import TinySource
+from fgray.models.torch_encoder import TORCH_DTYPES
+
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021, section 2.5): cosines are never scaled by more than 100
+_PREFIX = "towers."
+
+
+class ContrastiveModel(nn.Module):
+    """An open_clip model whose forward pass embeds a batch with its hard negatives.
+
+    Weights are fp32 whatever the precision of the arithmetic. Batch norms always compute with their running statistics: a batch's own
+    would make a sample's features depend on how the batch is cut into workers and micro-batches.
+
+    Args:
+        towers: an open_clip model in fp32.
+        mean: per channel, for pixels in [0, 1].
+        std: per channel.
+        precision: arithmetic of the towers; features and everything after them are fp32.
+        dropout: keep the architecture's dropout.
+
+    Attributes:
+        shapes: of the parameters by open_clip's names, as open_clip has them; here scalars are vectors of one element.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, towers: Any, mean: Sequence[float], std: Sequence[float], precision: Dtype = "fp32", dropout: bool = False) -> None:
+        super().__init__()
+        # PyTorch's fused attention runs without gradients only; both passes of cached features have to compute the same numbers.
+        torch.backends.mha.set_fastpath_enabled(False)
+        self.towers = towers
+        self.shapes = {name: parameter.shape for name, parameter in towers.named_parameters()}
+        _scalars_to_vectors(towers)
+        self._precision, self._dropout = TORCH_DTYPES[precision], dropout
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.train()
+
+    def train(self, mode: bool = True) -> ContrastiveModel:
+        """Switch dropout on, where it is wanted; gradients do not depend on the mode."""
+        super().train(mode and self._dropout)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, pixels: Tensor, tokens: Tensor, size: int, text_index: Tensor, image_index: Tensor) -> dict[str, Tensor]:
+        """Return the features of B pairs and their negatives.
+
+        Args:
+            pixels: uint8 [N, H, W, 3], the B images, then the negative images.
+            tokens: int64 [M, L], ids of the B captions, then of the negative texts.
+            size: B.
+            text_index: int64 [B, K], row in `tokens` of each negative text; -1: none.
+            image_index: int64 [B, J], row in `pixels` of each negative image; -1: none.
+
+        Returns:
+            The tensors of `fgray.losses.features.Features` under the names of its fields, masks excepted: fp32, unit length;
+            ``negative_texts`` only where K > 0, ``negative_images`` only where J > 0, ``bias`` only where the model has one. A plain
+            dict, because ZeRO-3 finds the tensors in no other container.
+        """
+        # The same four steps in the same order as in evaluation.
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+        with torch.autocast(pixels.device.type, dtype=self._precision, enabled=self._precision != torch.float32):
+            image_rows, text_rows = self.towers.encode_image(images), self.towers.encode_text(tokens)
+        image_rows = nn.functional.normalize(image_rows.float(), dim=-1)
+        text_rows = nn.functional.normalize(text_rows.float(), dim=-1)
+        scale = _Capped.apply(self.towers.logit_scale.float().reshape(())).exp()
+        output = {"image": image_rows[:size], "text": text_rows[:size], "scale": scale}
+        if (bias := getattr(self.towers, "logit_bias", None)) is not None:
+            output["bias"] = bias.float().reshape(())
+        if text_index.shape[1]:
+            output["negative_texts"] = _scatter(text_rows, text_index)
+        if image_index.shape[1]:
+            output["negative_images"] = _scatter(image_rows, image_index)
+        return output
+
+    def named_weights(self) -> dict[str, nn.Parameter]:
+        """Return all parameters under open_clip's own names."""
+        return {plain_name(name): parameter for name, parameter in self.named_parameters()}
+
+
+def _scalars_to_vectors(towers: nn.Module) -> None:
+    """Make parameters without dimensions vectors of one element: DeepSpeed 0.19 cannot send the former to other ranks."""
+    for module in towers.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim == 0:
+                setattr(module, name, nn.Parameter(parameter.detach().reshape(1), requires_grad=parameter.requires_grad))
+
+
+def plain_name(name: str) -> str:
+    """Return open_clip's name of a parameter or buffer of `ContrastiveModel`."""
+    return name.removeprefix(_PREFIX)
+
+
+class _Capped(torch.autograd.Function):
+    """``min(x, MAX_LOGIT_SCALE)`` whose gradient vanishes only where a descent step would raise x further above the bound.
+
+    With the gradient of a plain minimum a scale that has once crossed the bound would stay above it for ever.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(value > MAX_LOGIT_SCALE)
+        return value.clamp(max=MAX_LOGIT_SCALE)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: D102
+        (above,) = ctx.saved_tensors
+        return torch.where(above, gradient.clamp(min=0), gradient)
+
+
+def _scatter(rows: Tensor, index: Tensor) -> Tensor:
+    """Return rows [N, D] at index [B, K] as [B, K, D], zeros where the index is negative."""
+    return torch.where((index >= 0)[..., None], rows[index.clamp(min=0)], 0.0)
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A model that can be fine-tuned.
+
+    Attributes:
+        module: the model, fp32 on the CPU.
+        preprocess: picture -> uint8 pixels, as in evaluation.
+        text: texts -> token ids, as in evaluation.
+        card: of the model that the training starts from.
+        fingerprint: of that model.
+        settings: open_clip's model configuration.
+        start: copy of the open_clip model's state dict, CPU; buffers and frozen weights never change.
+    """
+
+    module: ContrastiveModel
+    preprocess: Preprocess
+    text: OpenClipText
+    card: ModelCard
+    fingerprint: str
+    settings: dict[str, Any]
+    start: dict[str, Tensor]
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Return token ids int64 [N, L] of texts, cut to the context length as in evaluation."""
+        return torch.tensor(self.text(texts).rows, dtype=torch.int64)
+
+
+def build_trainable(
+    config: ModelConfig,
+    *,
+    precision: Dtype = "fp32",
+    freeze: Sequence[str] = (),
+    dropout: bool = False,
+    activation_checkpointing: bool = False,
+) -> Trainable:
+    """Load a model for training.
+
+    Args:
+        config: an open_clip or tiny model.
+        precision: arithmetic of the forward and backward pass.
+        freeze: patterns (``visual.*``) of the names of parameters that stay as they are.
+        dropout: keep the architecture's dropout.
+        activation_checkpointing: keep the inputs of the layers only, and compute the layers again in the backward pass.
+
+    Raises:
+        ConfigError: the model cannot be trained, a pattern matches no parameter, or nothing is left to train.
+        ModelError: the weights cannot be read, do not fit, or are not safe to load.
+    """
+    source = open_model(config)
+    if not isinstance(source, OpenClipSource | TinySource):
+        raise ConfigError(f"a model of kind '{config.kind}' cannot be trained", where="model.kind", fix="take an open_clip model")
+    fingerprint = source.fingerprint()
+    towers = source.module()
+    start = {name: tensor.clone() for name, tensor in towers.state_dict().items()}
+    if activation_checkpointing:
+        _checkpoint_layers(towers)
+    module = ContrastiveModel(towers, source.preprocess.mean, source.preprocess.std, precision, dropout)
+    _freeze(module, freeze)
+    text = OpenClipText(source.settings["text_cfg"])
+    return Trainable(module, source.preprocess, text, source.card, fingerprint, source.settings, start)
+
+
+def _freeze(module: ContrastiveModel, patterns: Sequence[str]) -> None:
+    weights = module.named_weights()
+    for pattern in patterns:
+        matched = [name for name in weights if fnmatchcase(name, pattern)]
+        if not matched:
+            parents = {".".join(name.split(".")[:depth]) + ".*" for name in weights for depth in (1, 2) if name.count(".") >= depth}
+            scalars = {name for name in weights if "." not in name}
+            raise ConfigError(
+                f"pattern '{pattern}' matches no parameter of the model", where="freeze", fix=did_you_mean(pattern, parents | scalars)
+            )
+        for name in matched:
+            weights[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in weights.values()):
+        raise ConfigError("all parameters are frozen, so nothing is left to train", where="freeze", fix="remove a pattern")
+
+
+def _checkpoint_layers(towers: Any) -> None:
+    """Recompute transformer layers in the backward pass, never re-entrantly: that would drop gradients of what lies before them."""
+    hugging_face = [module for module in towers.modules() if _is_hugging_face_layer(module)]
+    if not hugging_face:
+        towers.set_grad_checkpointing(True)
+        return
+    towers.visual.set_grad_checkpointing(True)
+    for layer in hugging_face:  # their own switch works in training mode alone, which is off without dropout
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def _is_hugging_face_layer(module: nn.Module) -> bool:
+    return any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
