@@ -23,6 +23,7 @@ Type = Literal["relation", "adjective", "noun", "verb"]
 POS_OF: dict[Type, str] = {"adjective": "ADJ", "noun": "NOUN", "verb": "VERB"}
 ORDER: tuple[Type, ...] = ("relation", "adjective", "noun", "verb")
 UPSTREAM_TOP_K = 5
+UPSTREAM_MARK = "temp1"  # stands for the first noun while the second takes its place; a noun "t" spoils it, as it did there
 SPARE = 16  # fillings asked for beyond the rank, since some are refused
 
 
@@ -53,7 +54,9 @@ class CeClip(Generator):
     types: tuple[Type, ...] = Field(
         ORDER, min_length=1, description="which of relation, adjective, noun, verb; all but relation need a filler"
     )
-    rank: int = Field(4, ge=1, description="which of the fillings is taken, 1 being the most probable; CE-CLIP takes the 4th")
+    rank: int = Field(
+        4, ge=1, description="which of the fitting fillings is taken, 1 being the most probable; CE-CLIP takes the 4th of five"
+    )
 
     @property
     def needs_filler(self) -> bool:
@@ -98,11 +101,13 @@ class CeClip(Generator):
         return apply(gap.kind, caption, [Edit(token.start, token.end, made)], f"{token.text} -> {made} by the language model")
 
     def _upstream_fill(self, caption: Parsed, gap: _Gap, words: list[str], tools: Tools) -> Negative:
-        word = words[min(self.rank, len(words)) - 1] if words else ""
-        text = gap.text.replace(MASK, word)
+        if not words:
+            return placeholder(gap.kind, "the language model has no filling")
+        word = words[min(self.rank, len(words)) - 1]
         if gap.token is None:
-            return Negative(gap.kind, text, 0, len(text), caption.text, True, f"no {gap.kind}: upstream's bare mask, filled")
+            return Negative(gap.kind, word, 0, len(word), caption.text, True, f"no {gap.kind}: upstream's bare mask, filled")
         start = caption.text.index(gap.token.text)
+        text = caption.text[:start] + word + caption.text[start + len(gap.token.text) :]
         return Negative(gap.kind, text, start, start + len(word), gap.token.text, True, f"{gap.token.text} -> {word} as upstream")
 
 
@@ -120,7 +125,7 @@ def _upstream_relation(caption: Parsed) -> Negative:
     if len(found) < 3:
         return Negative("relation", PLACEHOLDER, None, None, None, False, "fewer than three nouns")
     one, other = found[:2]
-    text = caption.text.replace(one, PLACEHOLDER).replace(other, one).replace(PLACEHOLDER, other)
+    text = caption.text.replace(one, UPSTREAM_MARK).replace(other, one).replace(UPSTREAM_MARK, other)
     reason = f"{one} <-> {other} wherever their letters stand, as upstream"
     if text == caption.text:
         return Negative("relation", text, None, None, None, True, reason)

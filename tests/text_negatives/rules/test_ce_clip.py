@@ -1,6 +1,7 @@
 import pytest
 
 from fgray.errors import ConfigError
+from fgray.text_negatives.generator import Parsed, Token, Tools, build_generator
 
 
 class Fillings:
@@ -42,6 +43,19 @@ def test_upstream_swaps_the_letters_wherever_they_stand(negatives):
         == "woman sees a wowoman on a horse ."[: len(relation.text) - relation.start]
     )
     assert relation.valid
+
+
+def noun(text, at, start):
+    return Token(text, text, "NOUN", "NN", "dep", at, start)
+
+
+def test_upstream_spoils_its_own_mark_where_the_second_noun_is_a_letter_of_it(wordnet):
+    """A man in t shirt -> A temp1 in t shirt -> A manemp1 in man shirman -> (no 'temp1' left to replace)."""
+    caption = Parsed("A man in t shirt", (noun("man", 0, 2), noun("t", 1, 9), noun("shirt", 2, 11)), ())
+    generator = build_generator("ce_clip", {"types": ["relation"]})
+    ((relation,),) = generator.generate([caption], Tools(0, True, wordnet))
+    assert relation.text == "A manemp1 in man shirman"
+    assert relation.text[: relation.start] + relation.original + relation.text[relation.end :] == caption.text
 
 
 def test_upstream_needs_three_nouns(negatives):
@@ -114,6 +128,18 @@ def test_upstream_does_not_look_at_the_filling(negatives):
     assert (noun.text, noun.valid) == ("The dog sleeps .", True)
 
 
+def test_upstream_without_a_filling_is_a_placeholder(negatives):
+    found = negatives("ce_clip", "The dog sleeps .", types=["noun", "adjective"], upstream=True, filler=Fillings())
+    assert (texts(found), flags(found)) == (["###", "###"], [False, False])
+
+
+def test_upstream_leaves_a_mask_that_the_caption_itself_holds(negatives):
+    caption = "A <mask> sign and a dog ."
+    for kind in ("noun", "verb"):
+        (found,) = negatives("ce_clip", caption, types=[kind], upstream=True, filler=Fillings("cat"))
+        assert found.text[: found.start] + found.original + found.text[found.end :] == caption
+
+
 def test_upstream_fills_a_bare_mask_and_calls_it_valid(negatives):
     filler = Fillings("The", "A", "This", "junk", "It")
     (adjective,) = negatives("ce_clip", "The dog sleeps .", types=["adjective"], upstream=True, filler=filler)
@@ -134,7 +160,6 @@ def test_without_a_language_model_only_the_relation_is_made(negatives):
 
 
 def test_a_filling_that_another_caption_of_the_image_mentions_is_refused(language, wordnet):
-    from fgray.text_negatives.generator import Tools, build_generator
     from fgray.text_negatives.vocabulary import with_mentions
 
     captions = with_mentions(language.parse(["The dog sleeps .", "Beside a cat ."]), [["image"], ["image"]])
