@@ -39,7 +39,7 @@ def apply(kind: str, caption: Parsed, edits: Sequence[Edit], reason: str) -> Neg
         edits: at least one; they do not overlap.
         reason: the negative's reason.
     """
-    first = caption.tokens[0].start
+    first = caption.tokens[_opener(caption)].start
     made = [replace(edit, text=_capital(edit.text)) if edit.start == first and caption.text[first].isupper() else edit for edit in edits]
     made = sorted([*made, *_articles(caption, made)], key=lambda edit: (edit.start, edit.end))
     parts, at = [], 0
@@ -58,9 +58,14 @@ def swap(kind: str, caption: Parsed, one: tuple[int, int], other: tuple[int, int
     spans = [(caption.tokens[first].start, caption.tokens[last - 1].end) for first, last in (left, right)]
     texts = [caption.text[start:end] for start, end in spans]
     opener = caption.tokens[left[0]]
-    if left[0] == 0 and opener.text.istitle() and opener.pos != "PROPN" and opener.text != "I":
+    if left[0] == _opener(caption) and opener.text.istitle() and opener.pos != "PROPN" and opener.text != "I":
         texts[0] = texts[0][0].lower() + texts[0][1:]
     return apply(kind, caption, [Edit(*spans[0], texts[1]), Edit(*spans[1], texts[0])], reason)
+
+
+def _opener(caption: Parsed) -> int:
+    """Return the number of the caption's first word; quotation marks and blanks may stand before it."""
+    return next((i for i, token in enumerate(caption.tokens) if token.text[:1].isalnum()), 0)
 
 
 def like(word: str, original: str) -> str:

@@ -130,7 +130,7 @@ def _existences(caption: Parsed, tools: Tools) -> Iterator[Change]:
             and children(caption, at, "dobj")
             and not children(caption, at, "neg")
         ):
-            yield [Edit(token.start, token.start, "not ")], f"not {token.text}"
+            yield [Edit(token.start, token.end, f"not {lower(token)}")], f"not {lower(token)}"
 
 
 def _some(caption: Parsed, at: int) -> Change:
@@ -138,7 +138,7 @@ def _some(caption: Parsed, at: int) -> Change:
     token, noun = caption.tokens[at], caption.tokens[caption.tokens[at].head]
     if noun.tag == "NNS":
         following = caption.tokens[at + 1]
-        return [Edit(token.start, following.start, "")], f"no {noun.text} -> {noun.text}"
+        return [Edit(token.start, following.end, following.text)], f"no {noun.text} -> {noun.text}"
     edits, _ = _replace(caption, at, at + 1, "some" if noun.lemma == noun.text and _is_mass(caption, at) else "a")
     return edits, f"no {noun.text} -> {edits[0].text} {noun.text}"
 

@@ -28,6 +28,15 @@ def test_the_capital_stays_in_front(language):
     assert (swapped.start, swapped.end, swapped.original) == (0, 22, "An old man holds a dog")
 
 
+@pytest.mark.parametrize("before", ['"', " ", "( "])
+def test_the_capital_stays_with_the_first_word_whatever_stands_before_it(language, before):
+    caption = language.parse([f"{before}A man holds a dog ."])[0]
+    first = next(number for number, token in enumerate(caption.tokens) if token.text == "A")
+    assert swap("t", caption, (first, first + 2), (first + 3, first + 5), "r").text == f"{before}A dog holds a man ."
+    start = len(before)
+    assert apply("t", caption, [Edit(start, start + 5, "two women")], "r").text == f"{before}Two women holds a dog ."
+
+
 def test_a_name_keeps_its_capital(language):
     caption = language.parse(["Santa holds a child ."])[0]
     assert swap("t", caption, (0, 1), (2, 4), "r").text == "A child holds Santa ."

@@ -55,7 +55,9 @@ def test_no_position_to_change(negatives, caption):
         ("There is a dog in the room .", "There is no dog in the room ."),
         ("There is no dog in the room .", "There is a dog in the room ."),
         ("There are no dogs in the room .", "There are dogs in the room ."),
+        ("No dogs are on the beach .", "Dogs are on the beach ."),
         ("A woman wearing a scarf .", "A woman not wearing a scarf ."),
+        ("Wearing a hat , a man walks .", "Not wearing a hat , a man walks ."),
         ("The house has a chimney .", "The house has no chimney ."),
     ],
 )
