@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fgray.config.schema import Dtype, MineJob, PrecomputedModel
+from fgray.data.negatives import DIRECTIONS
 from fgray.data.pairs import PairSet
 from fgray.embedding import Compute, Embedded, embed, image_requests, plan_work, resolve_compute, text_requests
 from fgray.engine.store import ResultStore
@@ -63,6 +64,24 @@ class Embeddings(ABC):
         """Write the vectors of images or texts, in the order of the keys, below `folder`, unless they are there."""
 
 
+def needed(job: MineJob, sets: Sequence[PairSet], fingerprint: str) -> tuple[list[pa.Table], list[pa.Table]]:
+    """Return what a model must embed of each set, images and texts: those of a kind that no direction looks at are left out.
+
+    Raises:
+        DataError: a direction needs images, and it is not known where they lie.
+    """
+    kinds = {kind for direction in job.directions for kind in DIRECTIONS[direction]}
+    images, texts = [], []
+    for what, pairs in zip(("pairs", "corpus"), sets, strict=False):
+        keys = pairs.images if "image" in kinds else []
+        if keys and not pairs.index.table.num_rows:
+            fix = f"name their folder as {what}.images, or mine text_to_text"
+            raise DataError(f"the {what} do not say where their images lie", where=what, fix=fix)
+        images.append(image_requests(pairs.index, keys, fingerprint, job.data.max_pixels))
+        texts.append(text_requests(pairs.texts if "text" in kinds else [], fingerprint))
+    return images, texts
+
+
 def open_embeddings(job: MineJob, previous: Mapping[str, Any] | None) -> Embeddings:
     """Return where the job's vectors come from.
 
@@ -100,14 +119,14 @@ class _FromModel(Embeddings):
     def prepare(self, sets: Sequence[PairSet]) -> tuple[list[PairSet], pa.Table]:
         """See `Embeddings.prepare`."""
         limit = self._job.data.max_pixels
-        images = [image_requests(pairs.index, pairs.images, self.fingerprint, limit) for pairs in sets]
-        texts = [text_requests(pairs.texts, self.fingerprint) for pairs in sets]
+        images, texts = needed(self._job, sets, self.fingerprint)
         store = ResultStore(self._job.store_uri, self.fingerprint)
         work = plan_work(pa.concat_tables(images), pa.concat_tables(texts), store, self.compute.unit_rows)
         self.items = work.items()
         self._embedded, progress = embed(work, self._model, store, self.compute, limit)
         self.log += progress.log
         failed: list[dict[str, Any]] = []
+        bad: dict[str, list[str]] = {"image": [], "text": []}
         for kind, column, tables, rows, results in (
             ("image", "key", images, self._embedded.image_rows, self._embedded.images),
             ("text", "text", texts, self._embedded.text_rows, self._embedded.texts),
@@ -119,9 +138,9 @@ class _FromModel(Embeddings):
                     if key not in found and results.errors[rows[id_]]:
                         stage, _, reason = (results.errors[rows[id_]] or "").partition(": ")
                         failed.append({"benchmark": self._job.pairs.name, "key": key, "shard": shard, "stage": stage, "error": reason})
+                        bad[kind].append(key)
                     found[key] = rows[id_]
         self._refuse_many(len(failed), work.requested)
-        bad = pa.array([row["key"] for row in failed], pa.string())
         kept = [_without(pairs, bad) for pairs in sets] if failed else list(sets)
         return kept, pa.Table.from_pylist(sorted(failed, key=lambda row: row["key"]), schema=QUARANTINE_SCHEMA)
 
@@ -140,8 +159,8 @@ class _FromModel(Embeddings):
             raise RunError(what, where=f"{self._job.output}/quarantine.parquet", fix="mend or remove those files, or raise the fraction")
 
 
-def _without(pairs: PairSet, bad: pa.Array) -> PairSet:
-    dropped = pc.or_(pc.is_in(pairs.table["image"], value_set=bad), pc.is_in(pairs.table["text"], value_set=bad))
+def _without(pairs: PairSet, bad: Mapping[str, Sequence[str]]) -> PairSet:
+    dropped = pc.or_(*(pc.is_in(pairs.table[kind], value_set=pa.array(keys, pa.string())) for kind, keys in bad.items()))
     return PairSet(pairs.table.filter(pc.invert(dropped)), pairs.index)
 
 

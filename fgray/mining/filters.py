@@ -111,10 +111,17 @@ def checked_chain(job: MineJob) -> list[tuple[str, Filter]]:
     """Return a job's filters.
 
     Raises:
-        ConfigError: what `build_filters` finds, or the chain would mine the positives themselves.
+        ConfigError: what `build_filters` finds, the chain would mine the positives themselves, a direction stands twice, or the search
+            has options that nothing reads.
     """
+    for number, direction in enumerate(job.directions):
+        if direction in job.directions[:number]:
+            raise ConfigError(f"direction '{direction}' stands twice", where=f"directions.{number}", fix="keep one of them")
+    if job.search.options and job.search.index == "exact":
+        what = f"the exact search has no option '{next(iter(job.search.options))}'"
+        raise ConfigError(what, where="search.options", fix="remove it, or say index: faiss")
     chain = build_filters(job.filters, job.directions)
-    if job.corpus is None and all(name not in ("same_image", "other_captions") for name, _ in chain):
+    if all(name not in ("same_image", "other_captions") for name, _ in chain):
         what = "without same_image the anchors' own positives would be mined as negatives"
         raise ConfigError(what, where="filters", fix="begin the list with same_image")
     return chain

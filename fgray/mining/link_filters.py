@@ -17,12 +17,13 @@ Mask = npt.NDArray[np.bool_]
 class SameImage(Filter):
     """Drops what belongs to the anchor's image by the pairs: the image itself, its captions, all images of a caption.
 
-    It drops the row's own positive, so that nearly every chain begins with it.
+    It drops the row's own positive and, where it is searched among its like, the anchor itself, so that nearly every chain begins
+    with it.
     """
 
     def keep(self, candidates: Candidates, sides: Sides, resources: Resources) -> Mask:
         """Return which candidates stay."""
-        return ~any_match(candidates, sides.anchors.images, sides.corpus.images, np.equal)
+        return ~(_itself(candidates, sides, resources) | any_match(candidates, sides.anchors.images, sides.corpus.images, np.equal))
 
 
 class SameCaption(Filter):
@@ -40,14 +41,13 @@ class OtherCaptions(Filter):
     """Drops what belongs to an image that shares any caption with the anchor's image: one link further than `same_image`.
 
     Two images that one caption describes show the same thing, and so the other captions of either fit both. Captions are
-    compared as `same_caption` compares them.
+    compared as `same_caption` compares them. What `same_image` drops it drops, too.
     """
 
     def keep(self, candidates: Candidates, sides: Sides, resources: Resources) -> Mask:
         """Return which candidates stay."""
-        return ~_same_words(
-            candidates, captions_of(sides.anchors, sides, resources), captions_of(sides.corpus, sides, resources), resources
-        )
+        ours, theirs = (captions_of(side, sides, resources) for side in (sides.anchors, sides.corpus))
+        return SameImage().keep(candidates, sides, resources) & ~_same_words(candidates, ours, theirs, resources)
 
 
 class SameLabel(Filter):
@@ -63,6 +63,19 @@ class SameLabel(Filter):
             if len(side.keys) and not side.labels.shape[1]:
                 raise DataError(f"the {what} have no labels for filter same_label", fix="remove the filter, or bring pairs with labels")
         return ~any_match(candidates, sides.anchors.labels, sides.corpus.labels, np.equal)
+
+
+def _itself(candidates: Candidates, sides: Sides, resources: Resources) -> Mask:
+    """Return which candidates are the anchor under its own key: no link says so of a text without an image."""
+    if sides.anchors.kind != sides.corpus.kind:
+        return np.zeros(len(candidates), bool)
+
+    def places() -> npt.NDArray[np.int64]:
+        rows = {key: row for row, key in enumerate(sides.corpus.keys)}
+        return np.array([rows.get(key, -1) for key in sides.anchors.keys], np.int64)
+
+    same: Mask = resources.once("itself in corpus", places, sides.anchors, sides.corpus)[candidates.anchor] == candidates.corpus
+    return same
 
 
 def _same_words(candidates: Candidates, ours: Members, theirs: Members, resources: Resources) -> Mask:

@@ -8,8 +8,9 @@ import pyarrow as pa
 from rich.table import Table
 
 from fgray.config.schema import Direction, MineJob, PrecomputedModel
-from fgray.embedding import Work, image_requests, plan_work, resolve_compute, text_requests
+from fgray.embedding import Work, plan_work, resolve_compute
 from fgray.engine.store import ResultStore
+from fgray.mining.embeddings import needed
 from fgray.mining.filters import checked_chain, describe
 from fgray.mining.sides import Linked, load_sets
 from fgray.models import open_model
@@ -60,8 +61,7 @@ def plan_mining(job: MineJob) -> MinePlan:
     if not isinstance(job.model, PrecomputedModel):
         source = open_model(job.model)
         fingerprint = source.fingerprint()
-        images = [image_requests(pairs.index, pairs.images, fingerprint, job.data.max_pixels) for pairs in sets]
-        texts = [text_requests(pairs.texts, fingerprint) for pairs in sets]
+        images, texts = needed(job, sets, fingerprint)
         rows = resolve_compute(job.compute, source).unit_rows
         work = plan_work(pa.concat_tables(images), pa.concat_tables(texts), ResultStore(job.store_uri, fingerprint), rows)
     linked = Linked(sets[0], sets[1] if job.corpus is not None else None)

@@ -50,7 +50,11 @@ class Linked:
             _refuse_clashes(self.pairs, self.corpus)
 
     def sides(self, direction: Direction) -> Sides:
-        """Return anchors, corpus, and what their rows are linked to."""
+        """Return anchors, corpus, and what their rows are linked to.
+
+        Raises:
+            DataError: there is nothing to search for or in, or no pair to compare with where the direction crosses.
+        """
         sets = [self.pairs] if self.corpus is None else [self.pairs, self.corpus]
         table = pa.concat_tables(pairs.table for pairs in sets)
         names, places = _all_images(sets)
@@ -65,7 +69,17 @@ class Linked:
                 return _side("image", keys, table, images, labels, ((pairs.index, keys),) if pairs.index.table.num_rows else ())
             return _side("text", pairs.texts, table, images, labels, ())
 
+        for what, kind, pairs in (
+            ("pairs", anchor_kind, self.pairs),
+            ("pairs" if self.corpus is None else "corpus", corpus_kind, searched),
+        ):
+            if not (pairs.images if kind == "image" else pairs.texts):
+                fix = f"mine another direction, or bring pairs with {kind}s"
+                raise DataError(f"the {what} have no {kind} for {direction}", where="directions", fix=fix)
         crossing = anchor_kind != corpus_kind
+        if crossing and not self.pairs.table.select(["image", "text"]).drop_null().num_rows:
+            what = f"no image of the pairs has a caption, so that {direction} has no positives"
+            raise DataError(what, where="directions", fix="mine image_to_image or text_to_text, or bring captioned images")
         return Sides(
             anchors=side(anchor_kind, self.pairs),
             corpus=side(corpus_kind, searched),

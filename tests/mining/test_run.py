@@ -181,11 +181,67 @@ def test_images_are_embedded_once_and_damaged_ones_set_aside(tmp_path: Path) -> 
         fgray.mine(tiny(tmp_path / "data", tmp_path / "strict", data={"root": str(tmp_path / "data")}))
 
 
+def pairs_file(path: Path, images: list[str | None], texts: list[str | None]) -> dict[str, str]:
+    pq.write_table(pa.table({"image": pa.array(images, pa.string()), "text": pa.array(texts, pa.string())}), path)
+    return {"name": "file", "root": str(path)}
+
+
+def test_texts_without_images_are_mined_and_never_for_themselves(tmp_path: Path) -> None:
+    pairs = pairs_file(tmp_path / "p.parquet", [None] * 3, ["a bird", "a cat", "a dog"])
+    result = fgray.mine(tiny(tmp_path, tmp_path / "run", pairs=pairs, directions=["text_to_text"], filters=["same_image"]))
+    rows = {row["anchor"]: {n["ref"] for n in row["negatives"]} for row in read_negatives(result.uri)[0].to_pylist()}
+    assert rows == {text: {"a bird", "a cat", "a dog"} - {text} for text in ("a bird", "a cat", "a dog")}
+    assert result.mining["text_to_text"]["dropped"] == {"same_image": 3}
+
+
+def test_only_what_a_direction_looks_at_is_embedded(tmp_path: Path) -> None:
+    photos(tmp_path / "data", 4)
+    (tmp_path / "data/3.png").write_bytes(b"no picture")
+    job = tiny(tmp_path / "data", tmp_path / "run", directions=["text_to_text"], audit=None)
+    rows = read_negatives(fgray.mine(job).uri)[0]
+    assert rows.num_rows == 8, "the damaged image is not looked at"
+    assert set(pq.read_table(tmp_path / "run/items.parquet")["kind"].to_pylist()) == {"embed_text"}
+    pairs = pairs_file(tmp_path / "p.parquet", ["x", "y"], ["a cat", "a dog"])  # it is not said where the images lie
+    fgray.mine(tiny(tmp_path, tmp_path / "texts", pairs=pairs, directions=["text_to_text"], audit=None, filters=["same_image"]))
+    with pytest.raises(DataError, match="the pairs do not say where their images lie"):
+        fgray.mine(tiny(tmp_path, tmp_path / "both", pairs=pairs, audit=None, filters=["same_image"]))
+
+
+def test_a_damaged_image_does_not_take_a_text_of_its_name_along(tmp_path: Path) -> None:
+    photos(tmp_path / "data", 12)
+    (tmp_path / "data/3.png").write_bytes(b"no picture")
+    names = [str(number) for number in range(12)]
+    pairs = {**pairs_file(tmp_path / "p.parquet", names, ["3", *names[1:]]), "images": str(tmp_path / "data")}
+    rows = read_negatives(fgray.mine(tiny(tmp_path / "data", tmp_path / "run", pairs=pairs, audit=None)).uri)[0].to_pylist()
+    assert ("0", "3") in {(row["anchor"], row["positive"]) for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "direction", "message"),
+    [
+        ([None, None], ["a cat", "a dog"], "image_to_text", "the pairs have no image for image_to_text"),
+        ([None, None], ["a cat", "a dog"], "image_to_image", "the pairs have no image for image_to_image"),
+        (["x", "y"], [None, None], "text_to_image", "the pairs have no text for text_to_image"),
+        (["im/00", None], [None, "caption 00"], "image_to_text", "no image of the pairs has a caption"),
+    ],
+)
+def test_a_direction_without_anything_to_search_is_refused(images, texts, direction, message, files, tmp_path: Path) -> None:
+    pairs = pairs_file(tmp_path / "p.parquet", images, texts)
+    with pytest.raises(DataError, match=message):
+        fgray.mine(job(files, tmp_path / "run", pairs=pairs, directions=[direction]))
+
+
 def test_what_cannot_be_mined_is_said_in_one_line(files: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no filter is called 'same_imgae'.*did you mean 'same_image'"):
         fgray.mine(job(files, tmp_path / "a", filters=["same_imgae"]))
     with pytest.raises(ConfigError, match="own positives would be mined"):
         fgray.mine(job(files, tmp_path / "a", filters=["same_caption"]))
+    with pytest.raises(ConfigError, match="own positives would be mined"):
+        fgray.mine(job(files, tmp_path / "a", filters=["same_caption"], corpus={"name": "file", "root": files["pairs"]}))
+    with pytest.raises(ConfigError, match=r"direction 'text_to_text' stands twice \[directions.1\]"):
+        fgray.mine(job(files, tmp_path / "a", directions=["text_to_text", "text_to_text"]))
+    with pytest.raises(ConfigError, match=r"the exact search has no option 'probes' \[search.options\]"):
+        fgray.mine(job(files, tmp_path / "a", search={"k": 9, "options": {"probes": 2}}))
     with pytest.raises(ConfigError, match="audit: it embeds copies"):
         job(files, tmp_path / "b", audit={"anchors": 3})
     save_vectors(Path(files["image"]), [f"im/{i:02d}" for i in range(5)], unit(5, 1))
