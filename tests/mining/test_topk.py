@@ -155,21 +155,26 @@ class TestFoolTheScreen:
         return bool((scores[0] > scores[0, best]).sum() >= k)
 
     @pytest.mark.parametrize("decoys", [60, 250])
+    @pytest.mark.parametrize("rounded_side", ["queries", "corpus"])
     @pytest.mark.parametrize(("first", "bits"), [("bf16", 8), ("fp16", 11)])
-    def test_maximal_residuals(self, tiers: Tiers, first: str, bits: int, decoys: int) -> None:
-        """Rounding takes half a spacing from every number of the best row, and adds as much to every number of the others."""
+    def test_maximal_residuals(self, tiers: Tiers, first: str, bits: int, rounded_side: str, decoys: int) -> None:
+        """Rounding takes half a spacing from every number, all in the direction of the other vector; scores are near zero."""
         tiers.use(first)
-        down, up = (0.125 * (1 + 2.0**-bits + sign * 2.0**-20) for sign in (-1, 1))
-        asked = torch.zeros(1, 64)
-        asked[0, :28], asked[0, 28:56], asked[0, 56] = down, up, 0.25
-        searched = torch.zeros(decoys + 1, 64)
-        searched[:, 28:56], searched[:, 56], searched[:, 57] = up, -(2.0**-9), 0.5
-        best = decoys // 2
-        searched[best] = 0
-        searched[best, :28], searched[best, 58] = down, 0.5
+        below, above = (0.125 * (1 + 2.0**-bits + sign * 2.0**-20) for sign in (-1, 1))
+        smaller = torch.tensor([below, -above] * 32 + [0.0])  # each number becomes smaller by half a spacing
+        constant = torch.tensor([0.125] * 64 + [0.0])
+        if rounded_side == "queries":
+            asked, best, decoy = smaller[None].clone(), constant.clone(), -constant
+        else:
+            asked, best, decoy = constant[None].clone(), smaller.clone(), -smaller
+        asked[0, 64], best[64] = 2.0**-7, 2.0**-8  # so little makes it the best
+        searched = torch.cat([decoy.repeat(decoys // 2, 1), best[None], decoy.repeat(decoys - decoys // 2, 1)])
         check(top_k(asked, Corpus(searched), 10), asked, searched, 10)
-        assert exact_scores(asked, searched)[0].argmax() == best
+        assert exact_scores(asked, searched)[0].argmax() == decoys // 2
         assert self.misordered(asked, searched, first, 10)
+        scores = (asked.to(TORCH[first]) @ searched.to(TORCH[first]).T)[0].float()
+        residuals = 2 * 8 * 0.125 * 2.0**-bits
+        assert 0.9 * residuals < scores[0] - scores[decoys // 2] < residuals, "nearly as much as can be"
 
     @pytest.mark.parametrize(("first", "bits"), [("bf16", 8), ("fp16", 11)])
     def test_rounding_of_the_scores(self, tiers: Tiers, first: str, bits: int) -> None:
@@ -200,29 +205,43 @@ class TestFoolTheScreen:
         assert np.abs(scores).max() < 2**52 * 2e-6
         check(top_k(asked, Corpus(searched), 50), asked, searched, 50)
 
-    @pytest.mark.parametrize("dtype", TORCH)
-    def test_near_ties_across_tiles(self, monkeypatch: pytest.MonkeyPatch, tier: str, dtype: str) -> None:
-        """Rows around a few centres, in tiles of 64: floors rise while candidates are dropped, raised and given up."""
-        monkeypatch.setitem(screen.SHAPES, "cpu", Shape(4, 64))
+    def test_near_ties_across_tiles(self, monkeypatch: pytest.MonkeyPatch, tier: str) -> None:
+        """Rows around a few centres, in tiles of 128: floors rise while candidates are dropped, raised and given up."""
+        monkeypatch.setitem(screen.SHAPES, "cpu", Shape(8, 128))
         monkeypatch.setattr(screen, "SLACK", 8)
         centres = unit_rows(5, 24, 1)
         draw = np.random.default_rng(2)
-        values = centres[draw.integers(0, 5, 3000)] + draw.choice([1e-6, 1e-4, 1e-2, 1], (3000, 1)) * unit_rows(3000, 24, 3)
-        searched = as_kept(values / np.linalg.norm(values, axis=1, keepdims=True), dtype)
-        searched[1500:2000] = searched[1000:1500]
-        asked = as_kept(np.concatenate([centres, unit_rows(6, 24, 4)]), dtype)
-        for k in (1, 7, 100):
+        values = centres[draw.integers(0, 5, 1500)] + draw.choice([1e-6, 1e-4, 1e-2, 1], (1500, 1)) * unit_rows(1500, 24, 3)
+        searched = as_kept(values / np.linalg.norm(values, axis=1, keepdims=True), "fp32")
+        searched[1000:1250] = searched[500:750]
+        asked = as_kept(np.concatenate([centres, unit_rows(3, 24, 4)]), "fp32")
+        for k in (1, 40):
             check(top_k(asked, Corpus(searched), k), asked, searched, k)
 
     def test_rounding_that_grows_with_later_tiles(self, monkeypatch: pytest.MonkeyPatch, tiers: Tiers) -> None:
-        """The first tiles lose nothing to bf16, later ones much; the floor must fall again."""
+        """The first tiles lose nothing to bf16; the best row comes later, loses much, and the floor must fall before it is looked at."""
         tiers.use("bf16")
         monkeypatch.setitem(screen.SHAPES, "cpu", Shape(4, 64))
-        exact = as_kept(unit_rows(640, 48, 1), "bf16").float()
-        near = as_kept(unit_rows(640, 48, 2), "fp32")
-        asked = as_kept(unit_rows(30, 48, 3), "bf16").float()
-        searched = torch.cat([exact, near])
-        check(top_k(asked, Corpus(searched), 20), asked, searched, 20)
+        below, above = (0.125 * (1 + 2.0**-8 + sign * 2.0**-20) for sign in (-1, 1))
+        asked = torch.full((1, 65), 0.125)
+        searched = torch.tensor([0.125, -0.125] * 32 + [0.0]).repeat(330, 1)
+        searched[270] = torch.tensor([below, -above] * 32 + [2.0**-12])
+        check(top_k(asked, Corpus(searched), 10), asked, searched, 10)
+        assert exact_scores(asked, searched)[0].argmax() == 270
+        assert self.misordered(asked, searched, "bf16", 10)
+
+    def test_sums_that_lose_every_small_product(self, tier: str) -> None:
+        """What is added to a large partial sum is less than half its spacing in fp32; the large products cancel at last."""
+        period = 256
+        asked, best = torch.full((1, 4 * period), 2.0**-6), torch.full((4 * period,), 2.0**-23)
+        for at in range(0, 4 * period, period):
+            asked[0, [at, at + period - 1]] = 0.25
+            best[at], best[at + period - 1] = 0.25, -0.25
+        searched = torch.zeros(101, 4 * period)
+        searched[:, 1] = 800 * 2.0**-23  # as much as 800 small products; the best row has a thousand
+        searched[50] = best
+        check(top_k(asked, Corpus(searched), 10), asked, searched, 10)
+        assert exact_scores(asked, searched)[0].argmax() == 50
 
 
 PALETTE = [sign * value for value in (0, 1, 128, 2**19 + 2**11 - 1, 2**19 + 2**11, 2**19 + 2**11 + 1, 2**20 - 2**11) for sign in (-1, 1)]
