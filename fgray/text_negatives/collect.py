@@ -60,7 +60,10 @@ def blind_pairs(made: Sequence[Made], likelihoods: Mapping[str, Likelihood]) -> 
 
 
 def refined(made: Sequence[Made], seed: int) -> list[Made]:
-    """Return the negatives without those that adversarial refinement drops, type by type; invalid ones stay."""
+    """Return the negatives without those that adversarial refinement drops, type by type.
+
+    Invalid ones stay; valid ones without a plausibility go, since nothing is known of their gap.
+    """
     groups: dict[tuple[str, str], list[int]] = {}
     for position, one in enumerate(made):
         if one.plausibility is not None:

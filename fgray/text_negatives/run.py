@@ -18,7 +18,7 @@ from fgray.data.negatives import NAME, to_parquet
 from fgray.data.pairs import PairSet
 from fgray.embedding import resolve_compute
 from fgray.engine.lease import open_run
-from fgray.errors import ConfigError, DataError, RunError
+from fgray.errors import ConfigError, DataError, ModelError, RunError
 from fgray.models.fingerprint import digest_of
 from fgray.report.text_negatives import write_text_negatives_report
 from fgray.runs import ITEM_SCHEMA, QUARANTINE_SCHEMA, RunFolder, describe_job
@@ -43,17 +43,19 @@ class TextNegativesResult:
         report: address of report.html.
         counts: generator -> type -> made, valid, refined_away, invalid by reason.
         blind: entries of metrics.json by name; empty where blind accuracy was not measured.
+        said: how blind accuracy was measured, or why it was not.
     """
 
     uri: str
     report: str
     counts: dict[str, dict[str, dict[str, Any]]]
     blind: dict[str, dict[str, Any]]
+    said: str
 
     def table(self) -> Table:
         """Return counts and blind accuracy for the console."""
-        caption = None if self.blind else f"blind accuracy {NOT_MEASURED}"
-        table = Table(title=f"negatives in {self.uri}/{NAME}", title_justify="left", caption=caption, caption_justify="left")
+        said = f"blind accuracy: {self.said}"
+        table = Table(title=f"negatives in {self.uri}/{NAME}", title_justify="left", caption=said, caption_justify="left")
         for column in ("generator", "type", "made", "valid", "kept", "blind accuracy"):
             table.add_column(column, justify="left" if column in ("generator", "type") else "right")
         for generator, types in self.counts.items():
@@ -106,6 +108,7 @@ class _Run:
         self.engine = Engine(job.store_uri, compute, unit_rows)
         self.run = describe_job(job, source) | {"compute": asdict(compute), "model": self._card()}
         self.failures: Failures = {}
+        self.unscored: Failures = {}  # text -> why the judge has no likelihood of it
 
     def _card(self) -> dict[str, Any]:
         card: dict[str, Any] = {"name": self.job.pipeline, "kind": "text_negatives", "pipeline": self.language.fingerprint}
@@ -134,11 +137,11 @@ class _Run:
         tally = counts(made, kept)
         content = {"fingerprints": facts, "text_negatives": tally, "metrics": blind, "captions": len(texts)}
         content["blind"] = self._said(len({pair.anchor for pair in blind_pairs(made, likelihoods)}))
-        if job.refine:
+        if job.refine and before:
             content["before_refinement"] = before
         self._close(quarantine, start)
         self.folder.write_json(RunFolder.METRICS, content)
-        return TextNegativesResult(self.folder.uri, write_text_negatives_report(self.folder), tally, blind)
+        return TextNegativesResult(self.folder.uri, write_text_negatives_report(self.folder), tally, blind, content["blind"])
 
     def _parse(self, pairs: PairSet, texts: Sequence[str]) -> tuple[list[Parsed], Vocabulary | None]:
         """Parse the captions, and those whose words count: of the same images, or all where a generator needs a vocabulary."""
@@ -185,7 +188,11 @@ class _Run:
         return [one for text, several in by_caption.items() if text not in self.failures for one in several]
 
     def _judged(self, made: Sequence[Made]) -> tuple[list[Made], dict[str, Likelihood]]:
-        """Return the negatives with their plausibility, and the log-likelihood of every text that was scored."""
+        """Return the negatives with their plausibility, and the log-likelihood of every text that was scored.
+
+        Raises:
+            ModelError: there are valid negatives, and not one of their texts could be scored.
+        """
         if self.judge is None:
             return list(made), {}
         valid = [one for one in made if one.negative.valid]
@@ -197,6 +204,10 @@ class _Run:
             for row, text in enumerate(texts)
             if found.errors[row] is None
         }
+        self.unscored = {text: error for text, error in zip(texts, found.errors, strict=True) if error}
+        if texts and not likelihoods:
+            reason = next(iter(self.unscored.values())).partition(": ")[2]
+            raise ModelError(f"no text could be scored ({reason})", where="plausibility", fix="name a model that takes longer texts")
         judged = with_plausibility([one for one in made if one.caption in chosen], likelihoods)
         places = {(one.caption, one.generator, one.number): one for one in judged}
         return [places.get((one.caption, one.generator, one.number), one) for one in made], likelihoods
@@ -206,6 +217,10 @@ class _Run:
         if self.judge is None:
             return NOT_MEASURED
         said = f"measured with {self.judge.name} on the negatives of {captions:,} captions"
+        if self.unscored:
+            said += (
+                f", without {len(self.unscored):,} texts that it could not score ({next(iter(self.unscored.values())).partition(': ')[2]})"
+            )
         return said + (", the model that refined them: one half is its own doing, another model may do better" if self.job.refine else "")
 
     def _quarantine(self, requested: int) -> pa.Table:

@@ -13,11 +13,11 @@ import pytest
 from fgray.config import config_from_text
 from fgray.data.negatives import read_negatives
 from fgray.engine.gc import collect
-from fgray.errors import ConfigError, RunError
+from fgray.errors import ConfigError, ModelError, RunError
 from fgray.text_negatives.causal import CausalScorer
 from fgray.text_negatives.run import make_text_negatives
 from tests.text_negatives.conftest import needs
-from tests.text_negatives.tiny_models import CAPTIONS
+from tests.text_negatives.tiny_models import CAPTIONS, write_causal
 
 RULES = "[negclip, {name: ce_clip, types: [relation]}]"
 
@@ -128,6 +128,33 @@ def test_a_limit_on_plausibility_judges_whole_captions(pairs, tmp_path, causal_f
     assert len(with_one) == 2
     assert all(one["plausibility"] is not None for anchor, one in flat(result) if anchor in with_one and one["valid"])
     assert "2 captions" in metrics_of(result)["blind"]
+
+
+def test_texts_that_the_judge_cannot_score_are_said(tmp_path, tmp_path_factory) -> None:
+    folder = write_causal(tmp_path_factory.mktemp("short"), positions=48)
+    long = " and ".join(caption.rstrip(" .") for caption in CAPTIONS) + " ."
+    path = tmp_path / "pairs.parquet"
+    pq.write_table(pa.table({"image": ["a", "b"], "text": [CAPTIONS[0], long]}), path)
+    for refine in ("false", "true"):
+        result = run(path, tmp_path / refine, "[negclip]", f"{judged(folder)}\nrefine: {refine}")
+        assert "texts that it could not score" in result.said
+        assert "takes 1 to 47" in metrics_of(result)["blind"]
+        assert result.said in (Path(result.uri) / "report.html").read_text()
+        without = {anchor for anchor, one in flat(result) if one["plausibility"] is None}
+        assert without == (set() if refine == "true" else {long})
+
+
+def test_a_judge_that_can_score_nothing_is_refused(pairs, tmp_path, tmp_path_factory) -> None:
+    folder = write_causal(tmp_path_factory.mktemp("tiny"), positions=8)
+    with pytest.raises(ModelError, match="no text could be scored.*takes 1 to 7"):
+        run(pairs, tmp_path / "run", "[negclip]", f"{judged(folder)}\nrefine: true")
+
+
+def test_nothing_to_refine_is_no_error(tmp_path, causal_folder) -> None:
+    path = tmp_path / "pairs.parquet"
+    pq.write_table(pa.table({"image": ["a", "b"], "text": ["Dogs .", ""]}), path)
+    result = run(path, tmp_path / "run", "[negclip]", f"{judged(causal_folder)}\nrefine: true")
+    assert (flat(result), result.blind) == ([], {})
 
 
 @pytest.mark.parametrize("kind", ["causal", "fill_mask"])
