@@ -135,7 +135,7 @@ class _Run:
         facts = {"config": self.run["fingerprint"], "model": self.run["model"]["fingerprint"], "data": _fingerprint(pairs)}
         self.folder.storage.write_bytes(NAME, to_parquet(rows(kept), facts))
         tally = counts(made, kept)
-        content = {"fingerprints": facts, "text_negatives": tally, "metrics": blind, "captions": len(texts)}
+        content: dict[str, Any] = {"fingerprints": facts, "text_negatives": tally, "metrics": blind, "captions": len(texts)}
         content["blind"] = self._said(len({pair.anchor for pair in blind_pairs(made, likelihoods)}))
         if job.refine and before:
             content["before_refinement"] = before
