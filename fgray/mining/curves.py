@@ -25,11 +25,13 @@ class Point:
         threshold: value of the option.
         recall: family of transforms -> share of its retrieved false negatives that are dropped; None where none was retrieved.
         lost: share of the true negatives that are dropped; None where there are none.
+        hardest: the same of each anchor's first ones (see `fgray.mining.audit`).
     """
 
     threshold: float
     recall: Mapping[str, float | None]
     lost: float | None
+    hardest: float | None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ class Curve:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for metrics.json and the report."""
-        points = [{"threshold": point.threshold, "recall": dict(point.recall), "lost": point.lost} for point in self.points]
+        points = [
+            {"threshold": point.threshold, "recall": dict(point.recall), "lost": point.lost, "hardest": point.hardest}
+            for point in self.points
+        ]
         return {"filter": self.filter, "option": self.option, "current": self.current, "points": points}
 
 
@@ -59,6 +64,7 @@ def price_curves(
     candidates: Candidates,
     families: Mapping[str, Mask],
     true: Mask,
+    hard: npt.NDArray[np.int64],
     sides: Sides,
     resources: Resources,
 ) -> tuple[Curve, ...]:
@@ -70,6 +76,7 @@ def price_curves(
         candidates: whole rows.
         families: name -> which candidates are false negatives of that kind, bool [m].
         true: which candidates are true negatives, bool [m].
+        hard: positions of the hardest of these.
         sides: see `Filter.keep`.
         resources: likewise.
     """
@@ -80,7 +87,7 @@ def price_curves(
             for threshold, turned in sorted(series, key=lambda pair: pair[0]):
                 dropped = ~turned.keep(candidates, sides, resources)
                 recall = {family: share_of(dropped[here]) for family, here in families.items()}
-                points.append(Point(threshold + 0.0, recall, share_of(dropped[true])))  # -0.0 becomes 0.0
+                points.append(Point(threshold + 0.0, recall, share_of(dropped[true]), share_of(dropped[hard])))  # -0.0 becomes 0.0
             current = getattr(built, option)
             curves.append(Curve(name, option, None if current is None else float(current), tuple(points)))
     return tuple(curves)

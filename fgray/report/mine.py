@@ -21,7 +21,7 @@ from fgray.report.pictures import Pictures
 from fgray.runs import QUARANTINE_SCHEMA, RunFolder
 
 PICTURE_BYTES = 4_500_000
-CHAIN, TRUE = "chain", "true_negatives"
+CHAIN, TRUE, HARDEST = "chain", "true_negatives", "hardest_true_negatives"
 _DIRECTIONS = ("image_to_text", "text_to_image", "image_to_image", "text_to_text")
 _TRANSFORMS = ("exact", "reencoded", "cropped", "rescaled", "flipped", "transformed", "recased", "paraphrase")
 
@@ -79,7 +79,7 @@ class AuditView:
         name: the direction.
         anchors: audited rows.
         transforms: what was injected, in the order of the columns.
-        filters: filter (or "chain") -> transform or "true_negatives" -> counts.
+        filters: filter (or "chain") -> transform, "true_negatives" or "hardest_true_negatives" -> counts.
         linked: filter that goes by links -> counts, with links visible.
         curves: the price of thresholds.
     """
@@ -177,7 +177,7 @@ def audit_view(name: str, found: Mapping[str, Any], chain: Sequence[str]) -> Aud
     """Arrange one direction of the audit."""
     filters = ordered({key: rows for key, rows in found["filters"].items() if key != CHAIN}, chain)
     filters[CHAIN] = found["filters"][CHAIN]  # last
-    transforms = [transform for transform in ordered(filters[CHAIN], _TRANSFORMS) if transform != TRUE]
+    transforms = [transform for transform in ordered(filters[CHAIN], _TRANSFORMS) if transform not in (TRUE, HARDEST)]
     curves = [curve_view(item) for item in found.get("curves") or [] if item["points"]]
     return AuditView(name, found["anchors"], transforms, filters, ordered(found.get("links_visible") or {}, chain), curves)
 
@@ -199,12 +199,13 @@ def verdict(views: Sequence[DirectionView], audits: Sequence[AuditView]) -> str:
     rows = sum(view.counts["rows"] for view in views)
     text = f"{wording.plural(kept, 'negative')} for {wording.plural(rows, 'pair')} in {wording.plural(len(views), 'direction')}."
     caught, retrieved = (sum(audit.caught[part] for audit in audits) for part in (0, 1))
-    lost, seen = (sum(audit.chain[TRUE][part] for audit in audits) for part in ("lost", "seen"))
+    lost, seen, best, hard = (sum(audit.chain[kind][part] for audit in audits) for kind in (TRUE, HARDEST) for part in ("lost", "seen"))
     if retrieved and seen:
-        share, price = wording.percent(caught / retrieved), wording.percent(lost / seen)
+        share, price, dear = (wording.percent(part) for part in (caught / retrieved, lost / seen, best / hard))
         text += (
-            f" The filters catch {share} % of the injected false negatives that were retrieved, and drop {price} % of the true negatives."
+            f" The filters catch {share} % of the injected false negatives that were retrieved, and drop {price} % of the true negatives"
         )
+        text += f", {dear} % of the hardest ones."
     return text
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from fgray.config.schema import AuditConfig, NamedConfig
 from fgray.data.index import ImageIndex, open_images
 from fgray.errors import DataError
-from fgray.mining.audit import DirectionAudit, Share, audit_direction, retrieve
+from fgray.mining.audit import DirectionAudit, Share, audit_direction, judge, retrieve
 from fgray.mining.candidates import Sides
 from fgray.mining.filters import build_filters
 from fgray.mining.injection import Injected
@@ -106,7 +106,7 @@ def test_counts_of_true_negatives_by_hand(index: ImageIndex, resources) -> None:
     filters = out["filters"]
     assert list(filters) == ["same_image", "same_label", "max_score", "chain"]
     for name, verdict in filters.items():
-        assert list(verdict) == [*TRANSFORMS, "true_negatives"]
+        assert list(verdict) == [*TRANSFORMS, "true_negatives", "hardest_true_negatives"]
         by_links = name in ("same_image", "same_label")  # hidden: they know nothing of what was injected
         for transform in TRANSFORMS:
             row = verdict[transform]
@@ -121,6 +121,24 @@ def test_counts_of_true_negatives_by_hand(index: ImageIndex, resources) -> None:
     # With links visible every copy is known by its image, and those of the five labelled anchors by their label.
     assert out["links_visible"]["same_image"] == {"due": 40, "caught": 40, "recall": 1.0}
     assert out["links_visible"]["same_label"] == {"due": 25, "caught": 25, "recall": 1.0}
+
+
+def test_the_price_of_the_hardest_by_hand(resources) -> None:
+    """A filter that drops the three best of twenty: 15 % of all, 30 % of the ten that a run would keep."""
+    keys = [f"t{number:02d}" for number in range(21)]
+    sides = small_sides("text_to_text", ["p"], keys, [(0, 0)])
+    scores = np.array([[1.0, *(0.95 - 0.04 * number for number in range(20))]])
+    vectors = np.ones((1, 2), np.float32)
+    sample = Sample(np.array([0]), np.array([-1]), np.array([np.nan]), vectors, np.arange(21)[None], scores)
+    injected = Injected(sides, sides, np.zeros(0, np.int64), np.zeros(0, np.int64), (), (), np.zeros((0, 2), np.float32))
+    candidates, item = retrieve(sample, injected)
+    chain = build_filters([NamedConfig(name="max_score", value=0.85)], ["text_to_text"])
+    out = judge("text_to_text", sides, 1, candidates, item, injected, chain, resources).to_dict()
+    chained = out["filters"]["chain"]
+    assert (chained["true_negatives"]["seen"], chained["true_negatives"]["lost"]) == (20, 3)
+    assert (chained["hardest_true_negatives"]["seen"], chained["hardest_true_negatives"]["lost"]) == (10, 3)
+    point = next(point for point in out["curves"][0]["points"] if point["threshold"] == 0.85)
+    assert (point["lost"], point["hardest"]) == (0.15, 0.3)
 
 
 def test_what_is_not_retrieved_is_not_judged(index: ImageIndex, resources) -> None:
@@ -237,7 +255,8 @@ def test_an_audit_without_anchors_is_empty(index: ImageIndex, resources) -> None
     empty = Sample(rows, rows, np.zeros(0), np.zeros((0, 32), np.float32), np.zeros((0, 0), np.int64), np.zeros((0, 0)))
     out = audit("text_to_image", sides, empty, [{"name": "same_image"}, {"name": "near_duplicate_images"}], resources)
     assert out["anchors"] == 0
-    assert out["filters"]["chain"] == {"true_negatives": {"seen": 0, "lost": 0, "share": None, "ci95": None}}
+    nothing = {"seen": 0, "lost": 0, "share": None, "ci95": None}
+    assert out["filters"]["chain"] == {"true_negatives": nothing, "hardest_true_negatives": nothing}
 
 
 def test_same_label_without_labels_is_refused(index: ImageIndex, resources) -> None:

@@ -14,6 +14,7 @@ COPY = [True, False, False, True, False, False, False]
 # No score or margin equals a threshold, so that no last bit decides.
 CAPTION = [False, True, False, False, False, False, False]
 TRUE = [False, False, True, False, True, True, False]  # the last one is neither
+HARD = [2, 4]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def curves_of(direction: str, configs: list[dict], resources):
     chain = build_filters([NamedConfig(**config) for config in configs], [direction])
     sides = small_sides(direction, ["a", "b"], list("tuvwxyz"), [(0, 0), (1, 1)])
     families = {"copy": np.array(COPY), "caption": np.array(CAPTION), "none": np.zeros(7, bool)}
-    return price_curves(direction, chain, hand_made(SCORES, POSITIVE), families, np.array(TRUE), sides, resources)
+    return price_curves(direction, chain, hand_made(SCORES, POSITIVE), families, np.array(TRUE), np.array(HARD), sides, resources)
 
 
 def share(dropped: list[bool], among: list[bool]) -> float:
@@ -53,6 +54,7 @@ def test_every_point_is_the_share_that_the_rule_drops(name: str, resources) -> N
         dropped = [RULES[name](row, score, point.threshold) for row, score in FLAT]
         assert point.recall == {"copy": share(dropped, COPY), "caption": share(dropped, CAPTION), "none": None}
         assert point.lost == share(dropped, TRUE)
+        assert point.hardest == share(dropped, [number in HARD for number in range(7)])
         seen.add((point.recall["copy"], point.lost))
     assert len(seen) > 2  # the curve moves
 
@@ -62,7 +64,8 @@ def test_a_known_point(resources) -> None:
     point = next(point for point in curve.points if point.threshold == 0.8)
     assert point.recall == {"copy": 0.5, "caption": 1.0, "none": None}
     assert point.lost == 0.0
-    assert curve.to_dict()["points"][0] == {"threshold": -0.2, "recall": {"copy": 1.0, "caption": 1.0, "none": None}, "lost": 1.0}
+    first = {"threshold": -0.2, "recall": {"copy": 1.0, "caption": 1.0, "none": None}, "lost": 1.0, "hardest": 1.0}
+    assert curve.to_dict()["points"][0] == first
 
 
 def test_options_that_are_off_have_a_curve_too(resources) -> None:

@@ -91,7 +91,12 @@ def judged(catches: dict[str, int], lost: int, seen: int) -> dict[str, Any]:
         name: {"injected": 40, "retrieved": 38, "caught": hits, "survived": 38 - hits, "recall": hits / 38, "ci95": [0.5, 1.0]}
         for name, hits in catches.items()
     }
-    return {**rows, "true_negatives": {"seen": seen, "lost": lost, "share": lost / seen if seen else None, "ci95": [0.0, 0.1]}}
+    best, hard = min(lost, 31), min(seen, 400)
+    return {
+        **rows,
+        "true_negatives": {"seen": seen, "lost": lost, "share": lost / seen if seen else None, "ci95": [0.0, 0.1]},
+        "hardest_true_negatives": {"seen": hard, "lost": best, "share": best / hard if hard else None, "ci95": [0.0, 0.2]},
+    }
 
 
 def audit() -> dict[str, Any]:
@@ -99,11 +104,19 @@ def audit() -> dict[str, Any]:
     none = dict.fromkeys(TRANSFORMS, 0)
     images = {"exact": 38, "reencoded": 38, "cropped": 31, "rescaled": 38, "flipped": 36}
     points = [
-        {"threshold": step, "recall": {"exact": 1.0 if step else 0.5, "transformed": min(1.0, 0.4 + step / 20)}, "lost": step**2 / 900}
+        {
+            "threshold": step,
+            "recall": {"exact": 1.0 if step else 0.5, "transformed": min(1.0, 0.4 + step / 20)},
+            "lost": step**2 / 900,
+            "hardest": step / 30,
+        }
         for step in range(0, 25, 2)
     ]
     curve = {"filter": "near_duplicate_images", "option": "hash_distance", "current": 12.0, "points": points}
-    cosine = [{"threshold": 0.5 + step / 50, "recall": {"exact": 1.0, "transformed": None}, "lost": 0.5 - step / 50} for step in range(26)]
+    cosine = [
+        {"threshold": 0.5 + step / 50, "recall": {"exact": 1.0, "transformed": None}, "lost": 0.5 - step / 50, "hardest": None}
+        for step in range(26)
+    ]
     other = {"filter": "near_duplicate_images", "option": "cosine", "current": None, "points": cosine}
     filters = {"same_image": judged(none, 0, 1800), "near_duplicate_images": judged(images, 41, 1800), "chain": judged(images, 41, 1800)}
     texts = {"same_image": judged({"paraphrase": 0, "recased": 38}, 0, 0), "chain": judged({"paraphrase": 2, "recased": 38}, 120, 1700)}

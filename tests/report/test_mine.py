@@ -98,7 +98,7 @@ def test_the_audit_shows_recall_beside_price(page: BeautifulSoup, metrics: dict[
     tables = {str(region["aria-label"]): region for region in page.select("#audit .scroll") if "Audit" in str(region["aria-label"])}
     table = tables["Audit, Text → image"]
     heads = [str(head.find(string=True)).lower() for head in table.select("thead th")]
-    assert heads == ["filter", *TRANSFORMS, "price"]
+    assert heads == ["filter", *TRANSFORMS, "price", "price of the best"]
     lines = {text(row.th): [text(cell) for cell in row.select("td")] for row in table.select("tbody tr")}
     assert list(lines) == ["Same image", "Near duplicate images", "All filters together"]
     for name, line in zip(("same_image", "near_duplicate_images", "chain"), lines.values(), strict=True):
@@ -106,8 +106,9 @@ def test_the_audit_shows_recall_beside_price(page: BeautifulSoup, metrics: dict[
         for transform, cell in zip(TRANSFORMS, line, strict=False):
             item = found[transform]
             assert cell == f"{100 * item['recall']:.1f} {item['caught']} of {item['retrieved']}"
-        lost = found["true_negatives"]
-        assert line[-1] == f"{100 * lost['share']:.1f} {lost['lost']:,} of {lost['seen']:,}"
+        for cell, kind in zip(line[-2:], ("true_negatives", "hardest_true_negatives"), strict=True):
+            lost = found[kind]
+            assert cell == f"{100 * lost['share']:.1f} {lost['lost']:,} of {lost['seen']:,}"
     other = tables["Audit, Image → text"].select("tbody tr")
     assert text(other[0].select("td")[-1]) == "–"  # no true negative was seen
     assert "below" in str(other[1].select("td")[-1].span["class"])  # a price above five percent stands out
@@ -118,7 +119,9 @@ def test_the_audit_shows_recall_beside_price(page: BeautifulSoup, metrics: dict[
 def test_the_verdict_is_that_of_all_directions(page: BeautifulSoup) -> None:
     caught, lost = 38 + 38 + 31 + 38 + 36 + 2 + 38, 41 + 120
     expected = f"{100 * caught / (7 * 38):.1f} % of the injected false negatives that were retrieved, and drop {100 * lost / 3500:.1f} %"
-    assert text(page.select_one(".verdict")).startswith("131,000 negatives for 27,500 pairs in 3 directions. The filters catch " + expected)
+    verdict = text(page.select_one(".verdict"))
+    assert verdict.startswith("131,000 negatives for 27,500 pairs in 3 directions. The filters catch " + expected)
+    assert verdict.endswith(f"of the true negatives, {100 * 62 / 800:.1f} % of the hardest ones.")
 
 
 def test_curves_stand_in_numbers_too(page: BeautifulSoup, metrics: dict[str, Any]) -> None:
@@ -134,6 +137,7 @@ def test_curves_stand_in_numbers_too(page: BeautifulSoup, metrics: dict[str, Any
                 f"{point['threshold']:.3g}",
                 *("–" if value is None else percent(value) for value in recall),
                 percent(point["lost"]),
+                "–" if point["hardest"] is None else percent(point["hardest"]),
             ]
         assert bool(figure.select("line.current")) == (item["current"] is not None)
     assert "here 12" in text(figures[0].figcaption) and "off in this run" in text(figures[1].figcaption)
