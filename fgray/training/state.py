@@ -30,6 +30,8 @@ def gather_state(engine: Engine) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     flats = _flats(engine)
     moments = [key for key in _MOMENTS if flats and key in engine.inner.state.get(flats[0], {})]
+    if moments:
+        _link_moments(engine)
     for name, weight in _trainable(engine).items():
         values = {WEIGHT + name: _whole(engine, weight, engine.part(weight))}
         for key in moments:
@@ -99,8 +101,8 @@ def _own_part(engine: Engine, weight: Any, whole: Tensor) -> Tensor:
 
 
 def _set_weight(engine: Engine, weight: Any, whole: Tensor) -> None:
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
     from deepspeed.utils import safe_get_local_fp32_param, safe_set_full_fp32_param
-    from deepspeed.zero import GatheredParameters
 
     with torch.no_grad():
         if engine.stage == 3:
@@ -153,5 +155,11 @@ def _make_moments(engine: Engine, updates: int) -> None:
         if not own:
             own.update({"step": torch.tensor(0.0), **{key: torch.zeros_like(flat) for key in _MOMENTS}})
         own["step"].fill_(float(updates))
+    _link_moments(engine)
+
+
+def _link_moments(engine: Engine) -> None:
+    """Tell DeepSpeed where the moments of each weight lie; it does so once, when only the first group of weights has any."""
     if engine.stage in (1, 2):
+        engine.wrapped.optimizer._hp_optimizer_states_linked = False
         engine.wrapped.optimizer._lazy_init_hp_params_optimizer_state()
