@@ -42,15 +42,20 @@ class MineResult:
         uri: its run folder, with negatives.parquet.
         report: address of report.html.
         mining: what metrics.json holds under "mining": direction -> counts and histograms.
+        approximate: direction -> recall of an approximate search against the exact one; empty where the search was exact.
     """
 
     uri: str
     report: str
     mining: dict[str, dict[str, Any]]
+    approximate: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def table(self) -> Table:
         """Return the counts per direction for the console."""
         table = Table(title=f"negatives in {self.uri}/{NAME}", title_justify="left")
+        if self.approximate:
+            found = (f"{one['recall']:.1%} of {direction}'s exact best {one['k']}" for direction, one in self.approximate.items())
+            table.caption = "approximate search, found " + ", ".join(found)
         for column in ("direction", "anchors", "rows", "candidates", "kept", "short rows", "dropped by"):
             table.add_column(column, justify="left" if column in ("direction", "dropped by") else "right", overflow="fold")
         for direction, counts in self.mining.items():
@@ -96,6 +101,7 @@ class _Found:
     tables: list[pa.Table] = field(default_factory=list)
     risks: list[dict[str, Any]] = field(default_factory=list)
     audit: DirectionAudit | None = None
+    approximate: dict[str, Any] | None = None
 
 
 class _Mining:
@@ -126,9 +132,10 @@ class _Mining:
             "audit": {one.direction: one.audit.to_dict() for one in found if one.audit is not None},
             "riskiest": _in_turns([one.risks for one in found])[: self.shown],
         }
-        self.folder.write_json(RunFolder.METRICS, content)
+        approximate = {one.direction: one.approximate for one in found if one.approximate is not None}
+        self.folder.write_json(RunFolder.METRICS, content | ({"approximate": approximate} if approximate else {}))
         report = write_mine_report(self.folder, _reader(sets))
-        return MineResult(self.folder.uri, report, mining)
+        return MineResult(self.folder.uri, report, mining, approximate)
 
     def _direction(self, direction: Direction, linked: Linked) -> _Found:
         job, compute = self.job, self.embeddings.compute
@@ -149,6 +156,11 @@ class _Mining:
         found = _Found(
             direction, Tally(len(np.unique(anchor)), len(anchor)), Riskiest(RISKIEST if job.audit is None else job.audit.riskiest)
         )
+        if asked.index != "exact":
+            from fgray.mining.approximate import recall_on_sample
+
+            recall = recall_on_sample(neighbours, compute, asked.memory_gib)
+            found.approximate = {"recall": recall, "k": searched}
         blocks = blocks_of_rows(neighbours.blocks(), anchor, positive, scores)
         found.tables += [maker.make(candidates, scores, found.tally, found.riskiest) for candidates in blocks]
         found.risks = _risks(direction, sides, found.riskiest.survivors())

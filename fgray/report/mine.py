@@ -137,7 +137,7 @@ def write_mine_report(run: RunFolder, load_image: Callable[[str], bytes]) -> str
         verdict=verdict(views, audits),
         views=views,
         audits=audits,
-        approximate=flat_facts(metrics.get("approximate") or {}),
+        approximate=ordered(metrics.get("approximate") or {}, _DIRECTIONS),
         galleries=[("riskiest", "Riskiest survivors", risky, len(riskiest)), ("sample", "A seeded sample", sample, len(sample))],
         directions=list(ordered(dict.fromkeys(card.direction for card in risky + sample), _DIRECTIONS)),
         quarantine=quarantine.slice(0, 200).to_pylist(),

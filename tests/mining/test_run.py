@@ -181,6 +181,25 @@ def test_images_are_embedded_once_and_damaged_ones_set_aside(tmp_path: Path) -> 
         fgray.mine(tiny(tmp_path / "data", tmp_path / "strict", data={"root": str(tmp_path / "data")}))
 
 
+def test_what_an_approximate_search_misses_is_told(files: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    exact = fgray.mine(job(files, tmp_path / "exact"))
+    assert exact.approximate == {} and "approximate" not in json.loads((tmp_path / "exact/metrics.json").read_text())
+    recalls = {}
+    for probes in (1, 6):
+        search = {"k": 9, "index": "faiss", "options": {"lists": 6, "probes": probes}}
+        result = fgray.mine(job(files, tmp_path / str(probes), search=search))
+        found = json.loads((tmp_path / str(probes) / "metrics.json").read_text())["approximate"]
+        assert result.approximate == found and set(found) == {"image_to_text", "text_to_image"}
+        assert {one["k"] for one in found.values()} == {9}
+        recalls[probes] = [one["recall"] for one in found.values()]
+        assert f"{recalls[probes][0]:.1%} of image_to_text's exact best 9" in str(result.table().caption)
+        assert "Approximate search." in Path(result.report).read_text()
+    assert all(0 < recall < 1 for recall in recalls[1])
+    assert recalls[6] == [1.0, 1.0], "every list was looked into"
+    assert read_negatives(str(tmp_path / "6"))[0] == read_negatives(str(tmp_path / "exact"))[0]
+
+
 def pairs_file(path: Path, images: list[str | None], texts: list[str | None]) -> dict[str, str]:
     pq.write_table(pa.table({"image": pa.array(images, pa.string()), "text": pa.array(texts, pa.string())}), path)
     return {"name": "file", "root": str(path)}

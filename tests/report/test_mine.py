@@ -206,13 +206,13 @@ def test_a_run_without_audit_quarantine_and_pictures(data_root: Path, tmp_path: 
 
     made = write_sample_mine(data_root, tmp_path / "run")
     made.storage.delete("quarantine.parquet")
-    content = {**made.read_json("metrics.json"), "audit": {}, "riskiest": [], "approximate": {"recall": 0.97}}
+    content = {**made.read_json("metrics.json"), "audit": {}, "riskiest": [], "approximate": {"image_to_text": {"recall": 0.97, "k": 50}}}
     made.write_json("metrics.json", content)
     write_mine_report(made, gone)
     page = BeautifulSoup(made.storage.read_bytes("report.html"), "html.parser")
     assert not page.select("#audit") and not page.select("[data-group=riskiest]")
     assert "catch" not in text(page.select_one(".verdict"))
-    assert "Recall: 0.97" in text(page.select_one(".notice"))
+    assert "found 97.0 % of the best 50 (Image → text)." in text(page.select_one(".notice"))
     assert page.select(".no-picture") and not page.select("img")
     assert text(page.select_one("#quarantine p")).startswith("Empty")
 
