@@ -132,7 +132,7 @@ class _Mining:
             "audit": {one.direction: one.audit.to_dict() for one in found if one.audit is not None},
             "riskiest": _in_turns([one.risks for one in found])[: self.shown],
         }
-        approximate = {one.direction: one.approximate for one in found if one.approximate is not None}
+        approximate: dict[str, dict[str, Any]] = {one.direction: one.approximate for one in found if one.approximate is not None}
         self.folder.write_json(RunFolder.METRICS, content | ({"approximate": approximate} if approximate else {}))
         report = write_mine_report(self.folder, _reader(sets))
         return MineResult(self.folder.uri, report, mining, approximate)
