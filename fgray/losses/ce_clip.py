@@ -104,11 +104,10 @@ def next_thresholds(features: Features, last: Tensor, kind: Threshold, upper: fl
 
     mean: Th_k = mean over the batch of S(I, T) - S(I, T_k), over the samples that have a valid negative of type k (paper). The code
     takes the mean of S(I, T) over all samples (`upstream`).
-    max: Th_k = max over the batch of the same difference, / 5 (code; not in the paper). The code lets invalid entries count as 0
-    (`upstream`).
+    max: Th_k = max over the batch of the same difference, / 5 (code; not in the paper).
     fixed: `last`.
 
-    A type without a valid negative in the batch keeps its threshold (the code gives NaN for mean).
+    A type without a valid negative in the batch keeps its threshold. The code gives 0 for max (`upstream`) and NaN for mean.
 
     Args:
         features: of the whole batch; `rows` is not read.
@@ -127,10 +126,10 @@ def next_thresholds(features: Features, last: Tensor, kind: Threshold, upper: fl
         positive = pair.mean(dim=0) if upstream else (pair * mask).sum(dim=0) / count
         found = positive - (negative * mask).sum(dim=0) / count
     else:
-        absent = 0.0 if upstream else ABSENT
-        found = (pair - negative).masked_fill(~mask, absent).amax(dim=0) / MAX_DIVISOR
-    kept = some if kind == "mean" or not upstream else torch.ones_like(some)
-    return torch.where(kept, found.to(last.dtype).clamp(0, upper), last)
+        found = ((pair - negative) * mask).amax(dim=0) / MAX_DIVISOR  # a 0 among them changes nothing: the result is clipped at 0
+        if upstream:
+            some = torch.ones_like(some)
+    return torch.where(some, found.to(last.dtype).clamp(0, upper), last)
 
 
 class CeClipOptions(base.Options):

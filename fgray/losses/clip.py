@@ -42,12 +42,12 @@ def info_nce(
     if own:
         extra = scale * torch.einsum("rd,rkd->rk", anchors, negatives[rows])
         if mask is not None:
-            extra = extra.masked_fill(~mask[rows], ABSENT)
+            extra.masked_fill_(~mask[rows], ABSENT)
         return F.cross_entropy(torch.cat([scale * anchors @ candidates.T, extra], dim=1), target)
     logits = scale * anchors @ torch.cat([candidates, negatives.flatten(0, 1)]).T  # one product, not two and a copy
     if mask is not None:
         there = torch.cat([mask.new_ones(size), mask.flatten()])
-        logits = logits.masked_fill(~there, ABSENT)
+        logits.masked_fill_(~there, ABSENT)  # in place: the logits of a large batch are what fills the memory
     return F.cross_entropy(logits, target)
 
 

@@ -12,9 +12,9 @@ contributes its own f_r's part, so the towers receive (1/W) sum_r (d/df_r of wha
   Exact too, with 1/W of the logits on every rank; only the loss that a rank sees is that of its own rows.
 - without_grad: every rank has the loss L, but the features of others are constants: rank r has dL/df_r, without the factor W.
   The mean over ranks gives (1/W) dL/dtheta: weight 1/W for the towers, in the direction of the exact gradient. The scale (and bias)
-  stands in every rank's loss and keeps weight 1. So the towers learn at 1/W of the rate beside the scale, beside weight decay and
-  beside any term that is not gathered, and gradient clipping comes later; only AdamW's normalisation hides it. This is what
-  open_clip does without its options for gathering with gradient and local loss.
+  stands in every rank's loss and keeps weight 1. With SGD the towers learn at 1/W of the rate; AdamW divides a constant factor out
+  again, but a bound on the gradient's norm still sees smaller towers beside the same scale. This is what open_clip does without its
+  options for gathering with gradient and for local loss, and CE-CLIP's code in every version.
 """
 
 from __future__ import annotations

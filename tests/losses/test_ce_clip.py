@@ -43,16 +43,19 @@ def test_thresholds_lie_between_zero_and_the_bound() -> None:
     assert bool(((gaps[0].thresholds > 0) ^ (gaps[1].thresholds > 0)).all())  # a gap or its opposite is negative, and becomes 0
 
 
-@pytest.mark.parametrize("upstream", [None, "head"])
-def test_a_type_that_is_absent_keeps_its_threshold(upstream: str | None) -> None:
+@pytest.mark.parametrize(
+    ("upstream", "kind", "expected"), [(None, "mean", 5.0), ("head", "mean", 5.0), (None, "max", 5.0), ("head", "max", 0.0)]
+)
+def test_a_type_that_is_absent_keeps_its_threshold(upstream: str | None, kind: str, expected: float) -> None:
+    """But for upstream's max, which is 0 there."""
     features = batch(0)
     assert features.text_mask is not None
     mask = features.text_mask.clone()
     mask[:, 1] = False
-    loss = CeClip(INPUTS, upstream=upstream)
+    loss = CeClip(INPUTS, upstream=upstream, threshold=kind)
     loss.thresholds.copy_(torch.tensor([4.0, 5.0, 6.0]))
     loss.update(dataclasses.replace(features, text_mask=mask))
-    assert loss.thresholds[1] == 5.0
+    assert loss.thresholds[1] == expected
     assert loss.thresholds[0] != 4.0
 
 
