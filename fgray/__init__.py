@@ -1,4 +1,4 @@
-"""fgray evaluates CLIP-like models on fine-grained benchmarks.
+"""fgray evaluates CLIP-like models on fine-grained benchmarks, mines what they confuse, and trains them on it.
 
 The verbs of the command line stand here as functions of the same names:
 
@@ -31,9 +31,11 @@ __all__ = [
     "list_benchmarks",
     "list_filters",
     "list_generators",
+    "list_losses",
     "list_metrics",
     "list_models",
     "load_config",
+    "loop",
     "make_text_negatives",
     "mine",
     "mine_distractors",
@@ -42,6 +44,7 @@ __all__ = [
     "schema",
     "score",
     "submit",
+    "train",
     "verify_shards",
 ]
 
@@ -58,9 +61,11 @@ if TYPE_CHECKING:
         list_benchmarks,
         list_filters,
         list_generators,
+        list_losses,
         list_metrics,
         list_models,
         load_config,
+        loop,
         make_text_negatives,
         mine,
         mine_distractors,
@@ -69,6 +74,7 @@ if TYPE_CHECKING:
         schema,
         score,
         submit,
+        train,
         verify_shards,
     )
 

@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 shards = typer.Typer(help="Pack images into shards with a byte-range index, or check them.", no_args_is_help=True, rich_markup_mode=None)
-listing = typer.Typer(help="List benchmarks, models, metrics, filters or generators.", no_args_is_help=True, rich_markup_mode=None)
+listing = typer.Typer(help="List benchmarks, models, metrics, filters, generators or losses.", no_args_is_help=True, rich_markup_mode=None)
 store = typer.Typer(help="Look after a result store.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(shards, name="shards")
 app.add_typer(listing, name="list")
@@ -273,6 +273,18 @@ def list_generators(name: Annotated[str | None, typer.Argument(help="Show the op
       fgray list generators ce_clip
     """
     show.table(fgray.list_generators(name))
+
+
+@listing.command("losses")
+def list_losses(name: Annotated[str | None, typer.Argument(help="Show the options of this one.")] = None) -> None:
+    """List the losses of contrastive training, or the options of one of them.
+
+    \b
+    Examples:
+      fgray list losses
+      fgray list losses ce_clip
+    """
+    show.table(fgray.list_losses(name))
 
 
 @app.command()

@@ -23,6 +23,8 @@ def result(value: Any) -> None:
     _print(value.table())
     if hasattr(value, "report"):
         print(f"report: {value.report}")
+    if getattr(value, "exit_code", 0):
+        raise SystemExit(value.exit_code)  # a verdict that is not "pass"
 
 
 def report(run: str, page: str) -> None:

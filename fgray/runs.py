@@ -63,6 +63,8 @@ ITEM_SCHEMA = pa.schema([pa.field("kind", pa.string(), nullable=False), pa.field
 """Every item that a run reads from the result store, so that `fgray store gc` knows what must stay."""
 
 
+SELECTION = "selection"  # key of a training run's run.json: benchmark -> fingerprint of the data that picked its checkpoint
+
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy", "pillow", "pyarrow", "ray", "scipy")
 
 

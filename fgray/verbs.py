@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from fgray.config import LoadedConfig, config_from_text, load_config
-from fgray.config.jobs import AnyJob
-from fgray.config.schema import DistractorsJob, EvalJob, MineJob, ModelConfig, TextNegativesJob, TinyModel
-from fgray.errors import ConfigError, DataError
+from fgray.config import LoadedConfig, load_config
+from fgray.config.loop import LoopJob
+from fgray.config.schema import DistractorsJob, EvalJob, Job, MineJob, ModelConfig, TextNegativesJob, TinyModel
+from fgray.config.train import TrainClipJob
+from fgray.errors import ConfigError
 from fgray.launch.local import plan_job, run_local
 from fgray.launch.submit import submit
 from fgray.registry import Registry, options_of
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from fgray.evaluation.compare import Comparison
     from fgray.evaluation.score import TextScore
     from fgray.launch.doctor import Finding
+    from fgray.loop.run import LoopResult
     from fgray.mining.distractors import DistractorsResult
     from fgray.mining.run import MineResult
-    from fgray.runs import RunFolder
     from fgray.text_negatives.run import TextNegativesResult
+    from fgray.training.run import TrainResult
 
 __all__ = [
     "build_shards",
@@ -41,9 +42,11 @@ __all__ = [
     "list_benchmarks",
     "list_filters",
     "list_generators",
+    "list_losses",
     "list_metrics",
     "list_models",
     "load_config",
+    "loop",
     "make_text_negatives",
     "mine",
     "mine_distractors",
@@ -52,6 +55,7 @@ __all__ = [
     "schema",
     "score",
     "submit",
+    "train",
     "verify_shards",
 ]
 
@@ -72,52 +76,47 @@ def evaluate(config: LoadedConfig) -> RunResult:
     """Run an evaluation in this process, or finish one that was interrupted.
 
     Raises:
-        ConfigError: the job is not an evaluation.
-        FgrayError: whatever stops it.
+        ConfigError: the job is of another kind; so with the verbs below.
+        FgrayError: whatever stops it; so with the verbs below.
     """
-    if not isinstance(config.job, EvalJob):
-        raise ConfigError(f"a {config.job.job} job is no evaluation", where=config.path, fix="run it with submit")
-    result: RunResult = run_local(config)
+    result: RunResult = _run(config, EvalJob, "is no evaluation")
     return result
 
 
 def mine(config: LoadedConfig) -> MineResult:
-    """Mine hard negatives in this process, or finish a run that was interrupted.
-
-    Raises:
-        ConfigError: the job does not mine.
-        FgrayError: whatever stops it.
-    """
-    if not isinstance(config.job, MineJob):
-        raise ConfigError(f"a {config.job.job} job mines nothing", where=config.path, fix="run it with submit")
-    result: MineResult = run_local(config)
+    """Mine hard negatives in this process, or finish a run that was interrupted."""
+    result: MineResult = _run(config, MineJob, "mines nothing")
     return result
 
 
 def make_text_negatives(config: LoadedConfig) -> TextNegativesResult:
-    """Make negative captions in this process, or finish a run that was interrupted.
-
-    Raises:
-        ConfigError: the job makes no text negatives.
-        FgrayError: whatever stops it.
-    """
-    if not isinstance(config.job, TextNegativesJob):
-        raise ConfigError(f"a {config.job.job} job makes no text negatives", where=config.path, fix="run it with submit")
-    result: TextNegativesResult = run_local(config)
+    """Make negative captions in this process, or finish a run that was interrupted."""
+    result: TextNegativesResult = _run(config, TextNegativesJob, "makes no text negatives")
     return result
 
 
 def mine_distractors(config: LoadedConfig) -> DistractorsResult:
-    """Mine the wrong options of multiple-choice questions in this process, or finish a run that was interrupted.
-
-    Raises:
-        ConfigError: the job mines no distractors.
-        FgrayError: whatever stops it.
-    """
-    if not isinstance(config.job, DistractorsJob):
-        raise ConfigError(f"a {config.job.job} job mines no distractors", where=config.path, fix="run it with submit")
-    result: DistractorsResult = run_local(config)
+    """Mine the wrong options of multiple-choice questions in this process, or finish a run that was interrupted."""
+    result: DistractorsResult = _run(config, DistractorsJob, "mines no distractors")
     return result
+
+
+def train(config: LoadedConfig) -> TrainResult:
+    """Fine-tune a dual encoder from this process, or finish a run that was interrupted."""
+    result: TrainResult = _run(config, TrainClipJob, "trains nothing")
+    return result
+
+
+def loop(config: LoadedConfig) -> LoopResult:
+    """Diagnose, mine, train and prove from this process, or finish a loop that was interrupted."""
+    result: LoopResult = _run(config, LoopJob, "is no loop")
+    return result
+
+
+def _run(config: LoadedConfig, kind: type[Job], refusal: str) -> Any:
+    if not isinstance(config.job, kind):
+        raise ConfigError(f"a {config.job.job} job {refusal}", where=config.path, fix="run it with submit")
+    return run_local(config)
 
 
 def report(run: str) -> str:
@@ -129,30 +128,9 @@ def report(run: str) -> str:
     Raises:
         FgrayError: the folder is no finished run. Images that are gone leave a gap in the gallery.
     """
-    from fgray.report.html import write_report
-    from fgray.runs import RunFolder
+    from fgray.launch.report import report_again
 
-    folder = RunFolder(run)
-    job = _job_of(folder) if folder.read_run().get("job") in ("mine", "text_negatives", "distractors") else None
-    if isinstance(job, MineJob):
-        from fgray.mining.run import report_again as report_mining
-
-        return report_mining(folder, job)
-    if isinstance(job, DistractorsJob):
-        from fgray.mining.distractors import report_again as report_distractors
-
-        return report_distractors(folder, job)
-    if isinstance(job, TextNegativesJob):
-        from fgray.report.text_negatives import write_text_negatives_report
-
-        return write_text_negatives_report(folder)
-    return write_report(folder, _ImagesOfRun(folder).read)
-
-
-def _job_of(folder: RunFolder) -> AnyJob:
-    """Return the job of a run folder, with the variables of today's environment."""
-    written = folder.read_json(folder.RUN).get("config")
-    return config_from_text(json.dumps(written), f"{folder.uri}/{folder.RUN}").job
+    return report_again(run)
 
 
 def compare(run_a: str, run_b: str, output: str | None = None) -> Comparison:
@@ -167,12 +145,13 @@ def compare(run_a: str, run_b: str, output: str | None = None) -> Comparison:
         DataError: the runs have no metric, or not the same cases, in common, or intervals of different levels.
     """
     from fgray.evaluation.compare import compare_runs
+    from fgray.launch.report import ImagesOfRun
     from fgray.report.compare import write_compare
     from fgray.runs import RunFolder
 
     result = compare_runs(run_a, run_b)
     if output is not None:
-        write_compare(result, _ImagesOfRun(RunFolder(run_a)).read, output)
+        write_compare(result, ImagesOfRun(RunFolder(run_a)).read, output)
     return result
 
 
@@ -324,6 +303,17 @@ def list_generators(name: str | None = None) -> list[dict[str, str]]:
     return _parts(GENERATORS, name)
 
 
+def list_losses(name: str | None = None) -> list[dict[str, str]]:
+    """Return name and meaning of every loss, or the options of one: option, default, meaning.
+
+    Raises:
+        ConfigError: there is no such loss.
+    """
+    from fgray.losses.base import LOSSES
+
+    return _parts(LOSSES, name)
+
+
 def _parts(registry: Registry[Any], name: str | None) -> list[dict[str, str]]:
     if name is not None:
         return options_of(registry.get(name))
@@ -358,25 +348,6 @@ def doctor() -> list[Finding]:
     from fgray.launch.doctor import examine
 
     return examine()
-
-
-class _ImagesOfRun:
-    """Reads the images that a run read, opening its benchmarks when the first one is asked for."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-        self._benchmarks: dict[str, LoadedBenchmark] | None = None
-
-    def read(self, benchmark: str, key: str) -> bytes:
-        if self._benchmarks is None:
-            from fgray.evaluation.plan import load_benchmarks
-
-            job = _job_of(self._folder)
-            assert isinstance(job, EvalJob)
-            self._benchmarks = load_benchmarks(job)
-        if benchmark not in self._benchmarks:
-            raise DataError(f"no benchmark '{benchmark}' in this run", where=self._folder.uri, fix="run the job again")
-        return _read_image(self._benchmarks[benchmark], key)
 
 
 def _read_image(loaded: LoadedBenchmark, key: str) -> bytes:

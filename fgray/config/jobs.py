@@ -6,9 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from fgray.config.loop import LoopJob
 from fgray.config.schema import BenchJob, DistractorsJob, EvalJob, MineJob, TextNegativesJob
+from fgray.config.train import TrainClipJob
 
-AnyJob = Annotated[EvalJob | MineJob | TextNegativesJob | DistractorsJob | BenchJob, Field(discriminator="job")]
+AnyJob = Annotated[
+    EvalJob | MineJob | TextNegativesJob | DistractorsJob | TrainClipJob | LoopJob | BenchJob, Field(discriminator="job")
+]
 
 
 def json_schema() -> dict[str, Any]:
@@ -36,5 +40,12 @@ _NAMED = {
     "MineJob": ["pairs", "corpus", "filters"],
     "TextNegativesJob": ["pairs", "generators"],
     "DistractorsJob": ["classes"],
+    "TrainClipJob": ["losses", "disjoint_from"],
+    "Training": ["losses", "disjoint_from"],
+    "TrainSource": ["pairs"],
+    "SelectionConfig": ["benchmarks"],
+    "Mining": ["pairs", "corpus", "filters"],
+    "LoopJob": ["benchmarks"],
+    "WiseFtConfig": ["benchmarks"],
 }
 """Job -> keys under which a bare name may stand, see `bare_names`."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, Literal
 
-from fgray.config.schema import Section
+from pydantic import Field, model_validator
+
+from fgray.config.schema import BenchmarkConfig, ComputeConfig, DataConfig, Job, Mining, ModelConfig, Section, StatsConfig, bare_names
+from fgray.config.train import Training
+
+MINED = "mined"  # in an arm's negatives: the file of the loop's own mining
 
 
 class GateConfig(Section):
@@ -12,3 +17,57 @@ class GateConfig(Section):
 
     metric: str = Field(description="name in metrics.json, or a pattern of names (zero_shot/*)")
     margin: float = Field(0.01, gt=0, lt=1, description="loss that is tolerated; 0.01 is one point")
+
+
+class WiseFtConfig(Section):
+    """Weights between before and after training, tried where a gate fails (WiSE-FT)."""
+
+    alphas: list[float] = Field([0.2, 0.4, 0.6, 0.8], min_length=1, description="shares of the trained weights")
+    benchmarks: list[BenchmarkConfig] = Field(min_length=1, description="what the share is chosen on; never what the verdict is about")
+    target: str = Field(description="metric that shall be large")
+    keep: str = Field(description="metric that must not fall by more than `margin`")
+    margin: float = Field(0.01, gt=0, lt=1, description="loss of `keep` that is tolerated")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_to_sections(cls, data: Any) -> Any:
+        return bare_names(data, "benchmarks")
+
+
+class LoopJob(Job):
+    """Diagnose a model, mine negatives with it, train arms from it, and prove what each arm changed."""
+
+    job: Literal["loop"] = Field(description="which kind of job: loop")
+    model: ModelConfig = Field(description="what the loop starts from")
+    base: Training | None = Field(None, description="training before the loop, where the model is a random one; null: none")
+    mine: Mining | None = Field(None, description=f"negatives mined with the base model; arms name them as `{MINED}`")
+    arms: dict[str, Training] = Field(min_length=1, description="trainings that start from the base, by name")
+    subject: str = Field(description="the arm that the gates and the exit code are about; the others are its controls")
+    data: DataConfig = Field(default_factory=DataConfig, description="where the data of the evaluation lies")
+    benchmarks: list[BenchmarkConfig] = Field(min_length=1, description="what base and arms are compared on")
+    primary: list[str] = Field(
+        default_factory=list, description="corrected for multiple testing; default: each benchmark's own metrics"
+    )
+    gates: list[GateConfig] = Field(default_factory=list, description="what must not get worse")
+    wise_ft: WiseFtConfig | None = Field(None, description="where a gate of the subject fails: propose weights between base and subject")
+    seeds: list[int] = Field([0], min_length=1, description="repeat everything for each seed; one seed speaks of its checkpoints only")
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers and device of mining and evaluation")
+    stats: StatsConfig = Field(default_factory=StatsConfig, description="intervals")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_to_sections(cls, data: Any) -> Any:
+        return bare_names(data, "benchmarks")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LoopJob:
+        if self.subject not in self.arms:
+            raise ValueError(f"subject: no arm is called '{self.subject}'; there are {', '.join(self.arms)}")
+        if self.mine is None and any(MINED in source.negatives for arm in self.arms.values() for source in arm.sources):
+            raise ValueError(f"an arm names the negatives '{MINED}', but there is no section mine")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: a seed stands twice")
+        for name in self.arms:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"arms: '{name}' is no name for a folder; use letters, digits, - and _")
+        return self

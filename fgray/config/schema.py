@@ -45,6 +45,14 @@ class HuggingFaceModel(Section):
     dtype: Dtype = Field("fp32", description="arithmetic of the forward pass; embeddings are always stored in fp32")
 
 
+class TrainedModel(Section):
+    """A model that fgray trained or exported; its card pins what the weights need."""
+
+    kind: Literal["trained"] = Field(description="which kind of model: trained")
+    path: str = Field(description="the folder of a finished train_clip run, or what fgray export wrote")
+    dtype: Dtype = Field("fp32", description="arithmetic of the forward pass; embeddings are always stored in fp32")
+
+
 class Lite0MiniLmModel(Section):
     """The offline default: EfficientNet-Lite0 + MiniLM joined by centred ConSE. Not a pretrained CLIP."""
 
@@ -88,7 +96,7 @@ class PrecomputedModel(Section):
 
 
 ModelConfig = Annotated[
-    OpenClipModel | HuggingFaceModel | Lite0MiniLmModel | TinyModel | PythonModel | PrecomputedModel,
+    OpenClipModel | HuggingFaceModel | TrainedModel | Lite0MiniLmModel | TinyModel | PythonModel | PrecomputedModel,
     Field(discriminator="kind"),
 ]
 

@@ -41,7 +41,7 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
         FgrayError: what a stage raised (storage that stays away, a model that cannot be loaded).
         RunError: the cluster is too small for the stages' workers, or a stage failed with another exception.
     """
-    start_ray(stages)
+    start_ray(sum(stage.workers * stage.cpus for stage in stages))
     check_resources(stages)
     context = DataContext.get_current()
     context.enable_progress_bars = False

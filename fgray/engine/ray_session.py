@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import ray
 from ray._private import ray_constants
 
@@ -18,18 +18,20 @@ from fgray.engine.stages import Stage
 from fgray.errors import RunError
 
 
-def start_ray(stages: Sequence[Stage]) -> None:
-    """Join the Ray that this process already has, else start one inside it (never a stranger's cluster)."""
+def start_ray(cpus: float) -> None:
+    """Join the Ray that this process already has, else start one inside it (never a stranger's cluster).
+
+    Args:
+        cpus: logical CPUs that the work will ask for. Work that wants more than there are would wait for ever without a word.
+    """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what a user needs to know comes through receipts
-    # Logical CPUs: a pipeline that wants more than there are would wait for ever without a word.
-    demand = sum(stage.workers * stage.cpus for stage in stages)
     with _no_stderr(), _loopback(), _own_sigterm():
         ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, int(np.ceil(demand)) + 1),
+            num_cpus=max(os.cpu_count() or 1, math.ceil(cpus) + 1),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

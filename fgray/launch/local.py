@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fgray.config import LoadedConfig
+from fgray.config.loop import LoopJob
 from fgray.config.schema import BenchJob, DistractorsJob, EvalJob, MineJob, TextNegativesJob
+from fgray.config.train import TrainClipJob
 from fgray.errors import ConfigError
 
 
@@ -66,6 +68,20 @@ def _distractors(config: LoadedConfig) -> Any:
     return mine_distractors(config.job, config.source)
 
 
+def _train(config: LoadedConfig) -> Any:
+    from fgray.training.run import train
+
+    assert isinstance(config.job, TrainClipJob)
+    return train(config.job, config.source)
+
+
+def _loop(config: LoadedConfig) -> Any:
+    from fgray.loop.run import run_loop
+
+    assert isinstance(config.job, LoopJob)
+    return run_loop(config.job, config.source)
+
+
 def _bench(config: LoadedConfig) -> Any:
     from fgray.bench import run_suite
 
@@ -78,5 +94,7 @@ _RUNNERS: dict[str, Callable[[LoadedConfig], Any]] = {
     "mine": _mine,
     "text_negatives": _text_negatives,
     "distractors": _distractors,
+    "train_clip": _train,
+    "loop": _loop,
     "bench": _bench,
 }

@@ -11,10 +11,9 @@ from fgray.errors import DataError
 from fgray.evaluation.compare import Comparison, compare_runs
 from fgray.loop.gates import Gate, Outcome, judge_all, overall
 from fgray.metrics.paired import holm
-from fgray.runs import RunFolder
+from fgray.runs import SELECTION, RunFolder
 
 VERDICT = "verdict.json"
-SELECTION = "selection"  # key of a training run's run.json: benchmark -> fingerprint of the data that picked its checkpoint
 
 
 def verdict(before: str, after: Mapping[str, str], gates: list[GateConfig], trained: Mapping[str, str] | None = None) -> dict[str, Any]:

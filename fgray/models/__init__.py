@@ -32,6 +32,7 @@ MODELS: Registry[Callable[[Any], ModelSource]] = Registry(
     {
         "open_clip": "fgray.models.open_clip:OpenClipSource",
         "hugging_face": "fgray.models.hugging_face:HuggingFaceSource",
+        "trained": "fgray.models.trained:TrainedSource",
         "lite0-minilm": "fgray.models.lite0_minilm:Lite0MiniLmSource",
         "tiny": "fgray.models.tiny:TinySource",
         "python": "fgray.models.python_model:PythonSource",

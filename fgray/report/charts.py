@@ -88,6 +88,39 @@ def curve(
     return _svg(parts, bottom + _AXIS, title)
 
 
+def lines(steps: Sequence[float], series: Mapping[str, Sequence[float | None]], title: str) -> Markup:
+    """Return values over steps, all series on one scale that holds them.
+
+    Args:
+        steps: [n], ascending.
+        series: name -> [n] values, drawn as lines s0, s1, …; None leaves a gap.
+        title: for those who do not see the picture.
+    """
+    known = [value for values in series.values() for value in values if value is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    if high - low < 1e-12:
+        low, high = low - 0.5, high + 0.5
+    bottom, span = _TOP + _HEIGHT, (steps[-1] - steps[0]) or 1.0
+    parts = [_line(_LEFT, bottom, _WIDTH - _RIGHT, bottom, "axis")]
+    for value in _ticks(low, high):
+        y = bottom - _HEIGHT * (value - low) / (high - low)
+        parts += [_line(_LEFT, y, _WIDTH - _RIGHT, y, "grid"), _text(_LEFT - 6, y + 4, _tick(value), "end")]
+    for value in _ticks(steps[0], steps[-1]):
+        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * (value - steps[0]) / span
+        parts.append(_text(x, bottom + 18, wording.number(round(value)), "middle"))
+    for number, values in enumerate(series.values()):
+        points = [
+            None
+            if value is None
+            else (_LEFT + (_WIDTH - _LEFT - _RIGHT) * (step - steps[0]) / span, bottom - _HEIGHT * (value - low) / (high - low))
+            for step, value in zip(steps, values, strict=True)
+        ]
+        for piece in _pieces(points):
+            path = " ".join(f"{x:.2f},{y:.2f}" for x, y in piece)
+            parts.append(Markup('<polyline class="s{}" points="{}"/>').format(number % SERIES, path))
+    return _svg(parts, bottom + _AXIS, title)
+
+
 def _svg(parts: Sequence[Markup], height: float, label: str) -> Markup:
     head = Markup('<svg class="plot" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">').format(_WIDTH, height, label)
     return head + Markup("").join(parts) + Markup("</svg>")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, Self
 from fgray.errors import ConfigError, NotFound
 from fgray.runs import RunFolder
 
-FLUSH_SECONDS = 20.0
+FLUSH_SECONDS = 5.0
 Row = dict[str, Any]
 
 
@@ -54,7 +54,7 @@ class TrainingLog:
                 tracker.close()
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Append a row; it reaches the store within `FLUSH_SECONDS` of work, or at the next `flush`."""
+        """Append a row; it reaches the store within `FLUSH_SECONDS` of steps, or at the next `flush`."""
         self.rows.append({"step": step, **{name: _plain(value) for name, value in numbers.items()}})
         for tracker in self.trackers:
             tracker.write(step, numbers)
@@ -94,7 +94,7 @@ def open_trackers(
     Raises:
         ConfigError: a package is not installed, or TensorBoard is asked to write to S3.
     """
-    kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MlFlow}
+    kinds: dict[str, Callable[[str, RunFolder, str, int], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MlFlow}
     trackers: list[Tracker] = []
     for one in names:
         try:

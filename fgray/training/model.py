@@ -154,7 +154,6 @@ class Trainable:
         card: of the model that the training starts from.
         fingerprint: of that model.
         settings: open_clip's model configuration.
-        start: copy of the open_clip model's state dict, CPU; buffers and frozen weights never change.
     """
 
     module: ContrastiveModel
@@ -163,11 +162,23 @@ class Trainable:
     card: ModelCard
     fingerprint: str
     settings: dict[str, Any]
-    start: dict[str, Tensor]
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """Return token ids int64 [N, L] of texts, cut to the context length as in evaluation."""
         return torch.tensor(self.text(texts).rows, dtype=torch.int64)
+
+
+def open_trainable_source(config: ModelConfig) -> OpenClipSource | TinySource:
+    """Return a model that can be trained, described but not yet loaded.
+
+    Raises:
+        ConfigError: the model is of another kind.
+        ModelError: what `fgray.models.open_model` raises.
+    """
+    source = open_model(config)
+    if not isinstance(source, OpenClipSource | TinySource):
+        raise ConfigError(f"a model of kind '{config.kind}' cannot be trained", where="model.kind", fix="take an open_clip model")
+    return source
 
 
 def build_trainable(
@@ -191,18 +202,15 @@ def build_trainable(
         ConfigError: the model cannot be trained, a pattern matches no parameter, or nothing is left to train.
         ModelError: the weights cannot be read, do not fit, or are not safe to load.
     """
-    source = open_model(config)
-    if not isinstance(source, OpenClipSource | TinySource):
-        raise ConfigError(f"a model of kind '{config.kind}' cannot be trained", where="model.kind", fix="take an open_clip model")
+    source = open_trainable_source(config)
     fingerprint = source.fingerprint()
     towers = source.module()
-    start = {name: tensor.clone() for name, tensor in towers.state_dict().items()}
     if activation_checkpointing:
         _checkpoint_layers(towers)
     module = ContrastiveModel(towers, source.preprocess.mean, source.preprocess.std, precision, dropout)
     _freeze(module, freeze)
     text = OpenClipText(source.settings["text_cfg"])
-    return Trainable(module, source.preprocess, text, source.card, fingerprint, source.settings, start)
+    return Trainable(module, source.preprocess, text, source.card, fingerprint, source.settings)
 
 
 def _freeze(module: ContrastiveModel, patterns: Sequence[str]) -> None:

@@ -1,0 +1,180 @@
+"""The loop: diagnose the base, mine with it, train the arms, evaluate all of them, and give the verdict; once per seed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from fgray.config.loop import MINED, LoopJob
+from fgray.config.schema import BenchmarkConfig, EvalJob, MineJob, ModelConfig, Section, TrainedModel
+from fgray.config.train import TrainClipJob, Training
+from fgray.engine.lease import open_run
+from fgray.errors import ConfigError, did_you_mean
+from fgray.evaluation import evaluate
+from fgray.loop.gates import EXIT_CODES
+from fgray.loop.seeds import across_seeds
+from fgray.loop.verdict import VERDICT, verdict
+from fgray.mining.run import mine
+from fgray.models import open_model
+from fgray.models.trained import read_card
+from fgray.report.loop import write_loop_report
+from fgray.runs import RunFolder, describe_job
+from fgray.training.export import export_model, weights_of
+from fgray.training.run import train
+from fgray.training.wise_ft import Point, choose, interpolate
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class LoopResult:
+    """A finished loop.
+
+    Attributes:
+        uri: its run folder.
+        report: address of report.html.
+        verdict: what verdict.json holds.
+    """
+
+    uri: str
+    report: str
+    verdict: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 for pass, 3 for fail, 4 for inconclusive."""
+        return EXIT_CODES[self.verdict["overall"]]
+
+    def table(self) -> Table:
+        """Return the primary metrics per arm, and what the gates say, for the console."""
+        table = Table(title=f"verdict on '{self.verdict['subject']}': {self.verdict['overall']}", title_justify="left")
+        for column in ("seed", "arm", "metric", "before", "after", "change", "p, adjusted"):
+            table.add_column(column, justify="right" if column in ("before", "after", "change", "p, adjusted") else "left", overflow="fold")
+        for seed, one in self.verdict["seeds"].items():
+            for arm, facts in one["arms"].items():
+                for name, row in facts["metrics"].items():
+                    if row["primary"]:
+                        numbers = (f"{100 * row['before']:.1f} %", f"{100 * row['after']:.1f} %", f"{100 * row['delta']:+.1f}")
+                        table.add_row(seed, arm, name, *numbers, f"{row['p_adjusted']:.3g}")
+        return table
+
+
+def run_loop(job: LoopJob, source: Mapping[str, Any] | None = None) -> LoopResult:
+    """Run a loop, or finish one that was interrupted: each of its parts is a run of its own, and resumes as such.
+
+    Args:
+        job: the configuration.
+        source: the configuration as it was written, with ``${ENV}`` unresolved, for run.json; default: the job itself.
+
+    Raises:
+        FgrayError: whatever stops one of the parts.
+    """
+    with open_run(job) as folder:
+        run = describe_job(job, source)
+        run["model"] = {"card": open_model(job.model).card.to_dict()}
+        folder.write_json(RunFolder.RUN, run)
+        seeds = {str(seed): _Seed(job, seed, f"{folder.uri}/seed-{seed}").run() for seed in job.seeds}
+        outcomes = [one["arms"][job.subject]["overall"] for one in seeds.values()]
+        worst = max(outcomes, key=("pass", "inconclusive", "fail").index)
+        content = {"subject": job.subject, "overall": worst, "seeds": seeds, "across_seeds": across_seeds(seeds, job.stats.level)}
+        folder.write_json(VERDICT, content)
+        return LoopResult(folder.uri, write_loop_report(folder), content)
+
+
+class _Seed:
+    """One repetition."""
+
+    def __init__(self, job: LoopJob, seed: int, uri: str) -> None:
+        self.job, self.seed, self.uri = job, seed, uri
+
+    def run(self) -> dict[str, Any]:
+        job = self.job
+        base = self._base()
+        before = self._evaluate(BASE, base, job.benchmarks)
+        if job.mine is not None:
+            self._say("mining negatives with the base")
+            mine(MineJob.model_validate({**_plain(job.mine), **self._named("mine", "mine"), "model": _plain(base), "store": self._store}))
+        after, trained = {}, {}
+        for arm, training in job.arms.items():
+            trained[arm] = self._train(arm, training, base)
+            after[arm] = self._evaluate(arm, TrainedModel(kind="trained", path=trained[arm]), job.benchmarks)
+        found = verdict(before, after, job.gates, trained)
+        if job.wise_ft is not None and found["arms"][job.subject]["overall"] == "fail":
+            found["proposal"] = self._propose(base, trained[job.subject], before)
+        return found
+
+    @property
+    def _store(self) -> str:
+        return f"{self.uri}/store"
+
+    def _say(self, what: str) -> None:
+        print(f"seed {self.seed}: {what}", file=sys.stderr, flush=True)
+
+    def _named(self, kind: str, part: str) -> dict[str, str]:
+        return {"job": kind, "name": f"{self.job.name}, {part}", "output": f"{self.uri}/{part}"}
+
+    def _base(self) -> ModelConfig:
+        job = self.job
+        model = job.model.model_copy(update={"seed": self.seed}) if "seed" in type(job.model).model_fields else job.model
+        if job.base is None:
+            return model
+        return TrainedModel(kind="trained", path=self._train(BASE, job.base, model))
+
+    def _train(self, arm: str, training: Training, model: ModelConfig) -> str:
+        self._say(f"training {arm}")
+        content = {**_plain(training), **self._named("train_clip", f"train-{arm}"), "model": _plain(model), "seed": self.seed}
+        for one in content["sources"]:
+            one["negatives"] = [f"{self.uri}/mine" if name == MINED else name for name in one["negatives"]]
+        return train(TrainClipJob.model_validate(content)).uri
+
+    def _evaluate(self, arm: str, model: ModelConfig, benchmarks: list[BenchmarkConfig]) -> str:
+        self._say(f"evaluating {arm}")
+        job = self.job
+        evaluation = EvalJob(
+            job="eval",
+            name=f"{job.name}, {arm}",
+            output=f"{self.uri}/eval-{arm}",
+            store=self._store,
+            model=model,
+            data=job.data,
+            benchmarks=benchmarks,
+            compute=job.compute,
+            stats=job.stats,
+            primary=job.primary,
+        )
+        return evaluate(evaluation).uri
+
+    def _propose(self, base: ModelConfig, trained: str, before: str) -> dict[str, Any]:
+        """Try weights between base and subject on the selection set, and judge the best passing share on the verdict's."""
+        job, asked = self.job, self.job.wise_ft
+        assert asked is not None
+        ends = weights_of(base), weights_of(TrainedModel(kind="trained", path=trained))
+        points = []
+        for alpha in (0.0, *asked.alphas, 1.0):
+            path = f"{self.uri}/wise-ft/alpha-{alpha:g}"
+            origin = {"name": f"{job.name}, {job.subject} at {alpha:g}", "alpha": alpha, "subject": read_card(trained)[1].sha256}
+            export_model(path, base, interpolate(*ends, alpha), origin)
+            run = self._evaluate(f"wise-ft-{alpha:g}", TrainedModel(kind="trained", path=path), asked.benchmarks)
+            metrics = RunFolder(run).read_json(RunFolder.METRICS)["metrics"]
+            points.append(Point(alpha, _value(metrics, asked.target, "target"), _value(metrics, asked.keep, "keep")))
+        chosen = choose(points[1:], points[0], asked.margin)
+        content: dict[str, Any] = {"points": [vars(point) for point in points], "alpha": None if chosen is None else chosen.alpha}
+        if chosen is not None:
+            name = f"{job.subject}-{chosen.alpha:g}"
+            model = TrainedModel(kind="trained", path=f"{self.uri}/wise-ft/alpha-{chosen.alpha:g}")
+            content["verdict"] = verdict(before, {name: self._evaluate(name, model, job.benchmarks)}, job.gates)["arms"][name]
+        return content
+
+
+def _value(metrics: Mapping[str, Any], name: str, key: str) -> float:
+    if name not in metrics:
+        raise ConfigError(f"the benchmarks have no metric '{name}'", where=f"wise_ft.{key}", fix=did_you_mean(name, metrics))
+    return float(metrics[name]["value"])
+
+
+def _plain(section: Section) -> dict[str, Any]:
+    return section.model_dump(mode="json")

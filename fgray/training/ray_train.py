@@ -1,0 +1,109 @@
+"""The workers of a training run on Ray Train: places them, starts them again after failures and preemptions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from fgray.config.train import TrainClipJob
+from fgray.engine.ray_session import start_ray
+from fgray.errors import FgrayError, NotFound, RunError, StorageError
+from fgray.runs import RunFolder
+from fgray.storage import open_storage
+from fgray.training.worker import train_worker
+
+FAILURE = "failure.json"  # an error that another attempt would meet again, for the driver and for the workers' next start
+_WORK = "ray"  # Ray Train's own folder; checkpoints are ours and lie elsewhere
+
+
+def train_on_ray(job: TrainClipJob, device: str) -> None:
+    """Run the workers to the end.
+
+    A worker that dies takes its group along; the group starts again from the newest checkpoint, ``compute.max_failures`` times, and as
+    often as machines are preempted. With ``compute.min_workers`` a smaller group goes on where nodes are lost.
+
+    Raises:
+        FgrayError: what a worker raised.
+        RunError: workers died too often.
+    """
+    compute = job.compute
+    folder = RunFolder(job.output)
+    folder.storage.delete(FAILURE)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    start_ray(compute.workers * compute.threads)
+    for name in ("ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    workers: Any = compute.workers if compute.min_workers is None else (compute.min_workers, compute.workers)
+    gpu = device.startswith("cuda")
+    resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if gpu else {})
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job.model_dump(mode="json"), "device": device},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex,  # Ray would resume a name that it knows; what is resumed from is ours to say
+            failure_config=FailureConfig(max_failures=compute.max_failures),  # preemptions have a budget of their own, without end
+            **_place(folder),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray's own types differ by what died
+        raise _failure(folder) or RunError(
+            f"the workers died too often ({_first_line(error)})",
+            where=folder.uri,
+            fix="run the same command again to go on from the last checkpoint; compute.max_failures allows more",
+        ) from error
+    finally:
+        if folder.storage.is_local:
+            shutil.rmtree(Path(folder.uri) / _WORK, ignore_errors=True)
+
+
+def _place(folder: RunFolder) -> dict[str, Any]:
+    """Return where Ray Train keeps its own few files: every node must reach it."""
+    if folder.storage.is_local:
+        return {"storage_path": str(Path(folder.uri) / _WORK)}
+    from fgray.storage.s3 import connect
+
+    return {"storage_path": f"{folder.uri.removeprefix('s3://')}/{_WORK}", "storage_filesystem": connect()}
+
+
+def _worker(config: dict[str, Any]) -> None:
+    job = TrainClipJob.model_validate(config["job"])
+    folder = RunFolder(job.output)
+    if (failure := _failure(folder)) is not None:
+        raise failure
+    try:
+        train_worker(job, config["device"], lambda: ray.train.get_preemption_info() is not None)
+    except FgrayError as error:
+        if not isinstance(error, StorageError):  # a store may answer again
+            content = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+            folder.storage.write_bytes(FAILURE, json.dumps(content).encode())
+        raise
+
+
+def _failure(folder: RunFolder) -> FgrayError | None:
+    """Return the error that a worker left."""
+    import fgray.errors
+
+    try:
+        content = json.loads(open_storage(folder.uri).read_bytes(FAILURE))
+    except NotFound:
+        return None
+    kind: type[FgrayError] = getattr(fgray.errors, content["kind"])
+    return kind(content["what"], where=content["where"], fix=content["fix"])
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]

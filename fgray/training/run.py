@@ -1,0 +1,168 @@
+"""The train_clip job: check, train on workers, export the model, write what was seen on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from fgray.benchmarks.base import open_benchmark
+from fgray.config.train import TrainClipJob
+from fgray.embedding.compute import device_name
+from fgray.engine.lease import open_run
+from fgray.errors import RunError
+from fgray.evaluation.plan import data_fingerprint
+from fgray.models.trained import CARD, FOLDER
+from fgray.report.train import write_train_report
+from fgray.runs import SELECTION, RunFolder, describe_job
+from fgray.training.checkpoint import Checkpoints, Saved
+from fgray.training.export import export_model, trained_weights
+from fgray.training.log import read_log
+from fgray.training.model import open_trainable_source
+from fgray.training.overlap import check_disjoint
+from fgray.training.progress import watch
+from fgray.training.sources import Source, load_sources
+from fgray.training.worker import cache_of, order_of
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training run.
+
+    Attributes:
+        uri: its run folder, with the model in ``model/``.
+        report: address of report.html.
+        training: what metrics.json holds under "training".
+    """
+
+    uri: str
+    report: str
+    training: dict[str, Any]
+
+    def table(self) -> Table:
+        """Return the facts of the run for the console."""
+        table = Table(title=f"model in {self.uri}/{FOLDER}", title_justify="left", show_header=False)
+        for name, value in self.training.items():
+            if not isinstance(value, dict | list):
+                table.add_row(name.replace("_", " "), f"{value:,.4g}" if isinstance(value, float) else str(value))
+        return table
+
+
+def train(job: TrainClipJob, source: Mapping[str, Any] | None = None) -> TrainResult:
+    """Run a training job, or finish one that was interrupted, from its newest checkpoint.
+
+    Args:
+        job: the configuration.
+        source: the configuration as it was written, with ``${ENV}`` unresolved, for run.json; default: the job itself.
+
+    Raises:
+        RunError: another run holds the output, it belongs to another configuration, workers died too often, or numbers are not finite.
+        DataError: data are damaged, or an image of an evaluation set would be trained on.
+        FgrayError: whatever else is wrong with model or storage.
+    """
+    device = resolve_device(job)
+    with open_run(job) as folder:
+        if folder.storage.exists(RunFolder.METRICS) and folder.storage.exists(f"{FOLDER}/{CARD}"):
+            return TrainResult(folder.uri, write_train_report(folder), folder.read_json(RunFolder.METRICS)["training"])
+        sources = load_sources(job, cache_of(job))
+        check_disjoint(job, sources, cache_of(job))
+        order = order_of(job, sources)
+        steps = job.steps or order.steps(job.epochs or 1)
+        run = _describe(job, source, sources, steps, device)
+        folder.write_json(RunFolder.RUN, run)
+        if not _finished(folder, job):
+            with watch(folder, steps):
+                _launch(job, device)
+        return _finish(folder, job, run, steps)
+
+
+def resolve_device(job: TrainClipJob) -> str:
+    """Return "cpu" or "cuda".
+
+    Raises:
+        ConfigError: a GPU is asked for and torch finds none.
+    """
+    from fgray.config.schema import ComputeConfig
+    from fgray.embedding import resolve_compute
+
+    return resolve_compute(ComputeConfig(device=job.compute.device), None).device
+
+
+def _describe(job: TrainClipJob, source: Mapping[str, Any] | None, sources: list[Source], steps: int, device: str) -> dict[str, Any]:
+    model = open_trainable_source(job.model)
+    run = describe_job(job, source)
+    run["model"] = {"card": model.card.to_dict(), "fingerprint": model.fingerprint()}
+    run["steps"] = steps
+    run["sources"] = [
+        {
+            "name": one.name,
+            "pairs": len(one),
+            "images": one.index.table.num_rows,
+            "negative_texts": len(one.text_negatives.items),
+            "negative_images": len(one.image_negatives.items),
+            "fingerprint": one.fingerprint,
+        }
+        for one in sources
+    ]
+    run["compute"] = {"device": device_name(device), **job.compute.model_dump(mode="json")}
+    run[SELECTION] = {}
+    if job.selection is not None:
+        for config in job.selection.benchmarks:
+            loaded = open_benchmark(config, job.data.root, cache_of(job))
+            run[SELECTION][loaded.info.name] = data_fingerprint(loaded)
+    return run
+
+
+def _launch(job: TrainClipJob, device: str) -> None:
+    if job.compute.runner == "ray":
+        from fgray.training.ray_train import train_on_ray
+
+        train_on_ray(job, device)
+        return
+    if job.compute.workers != 1:
+        raise RunError("runner serial is one worker", where="compute.workers", fix="set it to 1, or take runner: ray")
+    from fgray.training.worker import train_worker
+
+    train_worker(job, device)
+
+
+def _finished(folder: RunFolder, job: TrainClipJob) -> bool:
+    saved = Checkpoints(folder.storage, job.checkpoints.keep).load()
+    return saved is not None and bool(saved.facts["finished"])
+
+
+def _finish(folder: RunFolder, job: TrainClipJob, run: dict[str, Any], steps: int) -> TrainResult:
+    checkpoints = Checkpoints(folder.storage, job.checkpoints.keep)
+    last = checkpoints.load()
+    assert last is not None
+    history: list[dict[str, Any]] = last.facts.get("selection", [])
+    best = max(history, key=lambda row: (row["value"], -row["step"]))["step"] if history else last.step
+    chosen: Saved | None = last if best == last.step else checkpoints.load(best)
+    assert chosen is not None
+    origin = {
+        "name": job.name,
+        "run": run["fingerprint"],
+        "step": chosen.step,
+        "data": [one["fingerprint"] for one in run["sources"]],
+        "losses": [config.model_dump(mode="json") for config in job.losses],
+    }
+    card = export_model(f"{folder.uri}/{FOLDER}", job.model, trained_weights(chosen.tensors), origin)
+    rows = [row for row in read_log(folder) if "loss" in row]
+    training = {
+        "steps": last.step,
+        "planned_steps": steps,
+        "epochs": rows[-1]["epoch"] if rows else None,
+        "exported_step": chosen.step,
+        "final_loss": rows[-1]["loss"] if rows else None,
+        "model_sha256": card.sha256,
+        "selection": history,
+    }
+    fingerprints = {
+        "config": run["fingerprint"],
+        "model": run["model"]["fingerprint"],
+        "data": [one["fingerprint"] for one in run["sources"]],
+    }
+    folder.write_json(RunFolder.METRICS, {"fingerprints": fingerprints, "training": training})
+    return TrainResult(folder.uri, write_train_report(folder), training)

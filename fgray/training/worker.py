@@ -1,0 +1,231 @@
+"""What every worker of a training run does: resume, step, log, checkpoint, evaluate. Runs in any torch.distributed group, or in none."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from fgray.config.fingerprint import fingerprint
+from fgray.config.train import TrainClipJob
+from fgray.errors import RunError
+from fgray.losses.combine import CombinedLoss
+from fgray.losses.features import Inputs
+from fgray.runs import RunFolder
+from fgray.training.checkpoint import Checkpoints, Saved
+from fgray.training.engine import Engine
+from fgray.training.log import TrainingLog, open_trackers
+from fgray.training.model import Trainable, build_trainable
+from fgray.training.order import Order
+from fgray.training.reader import Reader
+from fgray.training.selection import Selection
+from fgray.training.sources import load_sources
+from fgray.training.state import gather_state, restore_state
+from fgray.training.step import MicroBatch, StepOptions, prepare, train_step
+
+LOG_ROWS = 2000  # of a run; a shorter run logs every step
+POLL_STEPS = 10  # steps between questions whether this machine is about to be taken away
+CACHE_BYTES = 2 << 30  # of preprocessed pictures per worker
+_LOSS = "loss/"
+
+
+def train_worker(job: TrainClipJob, device: str, preempted: Callable[[], bool] = lambda: False) -> None:
+    """Train from the newest checkpoint, or from the start, to the end.
+
+    Args:
+        job: the configuration, whose output the driver holds.
+        device: "cpu" or "cuda" for this worker.
+        preempted: tells whether this or another worker's machine is about to be taken away; all workers get one answer.
+
+    Raises:
+        FgrayError: what is wrong with data, model, storage, or the numbers.
+    """
+    _Worker(job, device, preempted).run()
+
+
+class _Worker:
+    def __init__(self, job: TrainClipJob, device: str, preempted: Callable[[], bool]) -> None:
+        torch.set_num_threads(job.compute.threads)
+        self.job, self.preempted = job, preempted
+        self.folder = RunFolder(job.output)
+        self.sources = load_sources(job, cache_of(job))
+        self.order = order_of(job, self.sources)
+        self.steps = job.steps or self.order.steps(job.epochs or 1)
+        compute = job.compute
+        self.trainable: Trainable = build_trainable(
+            job.model,
+            precision=compute.precision,
+            freeze=job.freeze,
+            dropout=job.dropout,
+            activation_checkpointing=compute.activation_checkpointing,
+        )
+        inputs = Inputs(job.negatives.texts, job.negatives.images, hasattr(self.trainable.module.towers, "logit_bias"))
+        self.loss = CombinedLoss(job.losses, inputs)
+        self.engine = Engine(self.trainable, job.optimizer, compute, device, self.steps)
+        self.loss.to(self.engine.device)
+        self.first = self.engine.rank == 0
+        self.options = StepOptions.of(job)
+        self.selection = Selection(job) if job.selection is not None else None
+
+    def run(self) -> None:
+        """Take the steps that are left."""
+        checkpoints = Checkpoints(self.folder.storage, self.job.checkpoints.keep)
+        saved = checkpoints.load()
+        start = self._restore(saved) if saved is not None else 0
+        with ExitStack() as stack:
+            if self.first:
+                stack.enter_context(checkpoints)
+                trackers = open_trackers(self.job.tracking, self.job.name, self.folder, fingerprint(self.job), start)
+                self.log: TrainingLog | None = stack.enter_context(TrainingLog(self.folder, trackers, start))
+            else:
+                self.log = None
+            reader = stack.enter_context(self._reader())
+            if start < self.steps:
+                self._steps(start, reader, checkpoints)
+        self.engine.close()
+
+    def _reader(self) -> Reader:
+        job = self.job
+        return Reader(
+            self.sources,
+            self.order,
+            self.trainable.preprocess,
+            job.negatives,
+            job.augment,
+            job.seed,
+            self.engine.rank,
+            self.engine.world,
+            threads=max(2, job.compute.threads),
+            max_pixels=job.data.max_pixels,
+            max_corrupt_fraction=job.data.max_corrupt_fraction,
+            cache_bytes=CACHE_BYTES,
+        )
+
+    def _steps(self, start: int, reader: Reader, checkpoints: Checkpoints) -> None:
+        every = -(-self.steps // LOG_ROWS)
+        meter = _Meter(self.job.batch_size, self.engine.device)
+        batches = self._ahead(reader, start)
+        for step in range(start, self.steps):
+            before = time.perf_counter()
+            parts = next(batches)
+            meter.waited(time.perf_counter() - before)
+            numbers = train_step(self.engine, self.loss, parts, step, self.options)
+            meter.stepped()
+            done = step + 1
+            if self.log is not None and (done % every == 0 or done == self.steps):
+                self.log.add(done, {**numbers, **meter.read(), "epoch": done / self.order.steps_per_epoch})
+            stop = self._evaluate(done) if self.selection is not None and self.selection.due(done, self.steps) else False
+            leaving = done % POLL_STEPS == 0 and self.preempted()
+            if stop or leaving or done == self.steps or done % self.job.checkpoints.every_steps == 0:
+                self._save(done, checkpoints, stop)
+                if leaving:
+                    checkpoints.wait()
+            if stop:
+                break
+
+    def _ahead(self, reader: Reader, start: int) -> Iterator[list[MicroBatch]]:
+        """Yield the tensors of each step; a thread makes the next ones while a step computes."""
+        batches = reader.prefetch(start, self.steps)
+        micro = self.job.compute.micro_batch
+        with ThreadPoolExecutor(1, "tokens") as pool:
+
+            def make() -> list[MicroBatch] | None:
+                batch = next(batches, None)
+                return None if batch is None else prepare(batch, self.trainable, micro)
+
+            following = pool.submit(make)
+            while (parts := following.result()) is not None:
+                following = pool.submit(make)
+                yield parts
+
+    def _evaluate(self, done: int) -> bool:
+        """Evaluate the weights as they are on the selection sets; tell whether to stop."""
+        assert self.selection is not None
+        state = gather_state(self.engine)  # every worker takes part
+        stop = torch.zeros(1)
+        if self.first:
+            value = self.selection.evaluate(done, state)
+            if self.log is not None:
+                self.log.add(done, {"selection": value})
+            stop[0] = float(self.selection.exhausted)
+        if self.engine.world > 1:
+            stop = stop.to(self.engine.device)
+            dist.broadcast(stop, 0)
+        return bool(stop.item())
+
+    def _save(self, done: int, checkpoints: Checkpoints, last: bool) -> None:
+        tensors = gather_state(self.engine)
+        if self.first:
+            tensors.update({_LOSS + name: value.detach().cpu().clone() for name, value in self.loss.state_dict().items()})
+            facts: dict[str, Any] = {"finished": last or done == self.steps, "loss_scale": self.engine.loss_scale}
+            best = None
+            if self.selection is not None:
+                facts["selection"], best = self.selection.history, self.selection.best_step
+            if self.log is not None:
+                self.log.flush()  # before the checkpoint, which is resumed from with the rows up to it
+            checkpoints.save(done, tensors, facts, best)
+
+    def _restore(self, saved: Saved) -> int:
+        """Take over a checkpoint and return the number of steps done."""
+        tensors = dict(saved.tensors)
+        own = {name.removeprefix(_LOSS): tensors.pop(name) for name in list(tensors) if name.startswith(_LOSS)}
+        restore_state(self.engine, tensors)
+        try:
+            self.loss.load_state_dict(own)
+        except RuntimeError as error:
+            raise RunError("the checkpoint is of other losses", where=self.folder.uri, fix="choose another output") from error
+        self.engine.loss_scale = saved.facts["loss_scale"]
+        if self.selection is not None:
+            self.selection.history[:] = saved.facts.get("selection", [])
+        if saved.facts["finished"]:
+            return self.steps
+        return saved.step
+
+
+class _Meter:
+    """Rates since they were last read."""
+
+    def __init__(self, pairs: int, device: torch.device) -> None:
+        self.pairs, self.device = pairs, device
+        self._start, self._waited, self._count = time.perf_counter(), 0.0, 0
+
+    def waited(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def stepped(self) -> None:
+        self._count += 1
+
+    def read(self) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        numbers = {
+            "steps_per_second": self._count / seconds,
+            "pairs_per_second": self._count * self.pairs / seconds,
+            "data_wait_share": self._waited / seconds,
+            "memory_gib": memory_gib(self.device),
+        }
+        self._start, self._waited, self._count = time.perf_counter(), 0.0, 0
+        return numbers
+
+
+def memory_gib(device: torch.device) -> float:
+    """Return the largest memory so far: the GPU's, or this process's resident one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def order_of(job: TrainClipJob, sources: list[Any]) -> Order:
+    """Return the order of a job's samples."""
+    shards = [source.shards for source in sources]
+    return Order([len(source) for source in sources], [source.share for source in sources], job.batch_size, job.seed, shards)
+
+
+def cache_of(job: TrainClipJob) -> str:
+    """Return where image indexes and composed images of a job are kept."""
+    return f"{job.output.rstrip('/')}/cache"
