@@ -70,18 +70,23 @@ class Chooser:
             partner = self._next_readable(source, partner)
             source, epoch = np.repeat(source, 2), np.repeat(epoch, 2)
             sample = np.stack([sample, partner], axis=1).reshape(-1)
-        anchors = list(zip(source.tolist(), sample.tolist(), epoch.tolist(), strict=True))
-        texts = np.array([self._texts(*row) for row in anchors], np.int64).reshape(len(anchors), self.config.texts)
-        images = np.array([self._images(*row) for row in anchors], np.int64).reshape(len(anchors), self.config.images)
-        own_texts = [self.sources[s].text_of[i] for s, i, _ in anchors]
-        own_images = np.array([self.sources[s].image_of[i] for s, i, _ in anchors], np.int64)
+        texts = np.full((len(source), self.config.texts), -1, np.int64)
+        images = np.full((len(source), self.config.images), -1, np.int64)
+        own_texts, own_images = np.empty_like(source), np.empty_like(source)
+        for number in np.unique(source).tolist():
+            here, one = source == number, self.sources[number]
+            own_texts[here], own_images[here] = one.text_of[sample[here]], one.image_of[sample[here]]
+            draw = (number, sample[here], epoch[here])
+            texts[here] = one.text_negatives.choose(sample[here], self._columns[number], (self.seed, _TEXTS, *draw))
+            chosen = one.image_negatives.choose(sample[here], [None] * self.config.images, (self.seed, _IMAGES, *draw))
+            images[here] = np.where(self.damaged[number][chosen], -1, chosen)
         row, slot = np.nonzero(images >= 0)
         owner, which, slots = np.concatenate([source, source[row]]), np.concatenate([np.arange(len(source)), row]), _slots(source, slot)
-        numbers = [(s, t) for (s, _, _), t in zip(anchors, own_texts, strict=True)]
-        numbers += [(anchors[r][0], texts[r, k]) for r, k in zip(*np.nonzero(texts >= 0), strict=True)]
+        of_text = np.concatenate([source, source[np.nonzero(texts >= 0)[0]]])
+        numbers = np.concatenate([own_texts, texts[texts >= 0]])
         return Choice(
-            texts=[self.sources[s].texts[int(number)].as_py() for s, number in numbers],
-            size=len(anchors),
+            texts=[self.sources[s].texts[number].as_py() for s, number in zip(of_text.tolist(), numbers.tolist(), strict=True)],
+            size=len(source),
             text_index=place(texts >= 0),
             image_index=place(images >= 0),
             sources=source,
@@ -90,18 +95,6 @@ class Chooser:
             images=np.concatenate([own_images, images[row, slot]]),
             draws=mix(self.seed, _CROP, owner, sample[which], epoch[which], slots),
         )
-
-    def _texts(self, source: int, sample: int, epoch: int) -> list[int]:
-        if not self.config.texts:
-            return []
-        return self.sources[source].text_negatives.choose(sample, self._columns[source], (self.seed, _TEXTS, source, sample, epoch))
-
-    def _images(self, source: int, sample: int, epoch: int) -> list[int]:
-        if not self.config.images:
-            return []
-        columns = [None] * self.config.images
-        chosen = self.sources[source].image_negatives.choose(sample, columns, (self.seed, _IMAGES, source, sample, epoch))
-        return [-1 if image < 0 or self.damaged[source][image] else image for image in chosen]
 
     def _partner(self, source: int, sample: int, epoch: int) -> int:
         """Return a pair of a hard image; where the sample has none, of any other image.

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from fgray.data.index import ImageIndex
 from fgray.data.negatives import DIRECTIONS
 from fgray.errors import DataError
-from fgray.training.hard_negatives import NONE, Numbers, Ragged, expand, numbers_in, rows_of_samples
+from fgray.training.hard_negatives import NONE, Numbers, Ragged, distinct, expand, numbers_in, rows_of_samples
 
 _TEXT = pa.large_string()  # more than 2 GiB of captions do not fit into offsets of 32 bits
 
@@ -45,24 +45,35 @@ def collect(pairs: pa.Table, index: ImageIndex, tables: Sequence[tuple[str, pa.T
     Raises:
         DataError: no row of a table is about any of the pairs, or a negative image is not in the index.
     """
-    images = pc.unique(pairs["image"])
-    texts = pc.unique(pairs["text"].cast(_TEXT))
-    image_of, text_of = numbers_in(pairs["image"], images), numbers_in(pairs["text"].cast(_TEXT), texts)
-    keys = index.keys.combine_chunks()
-    place = numbers_in(images, keys)  # of the pairs' images in the index
-    types: list[str] = []
-    found: dict[str, list[tuple[Numbers, Numbers, Numbers]]] = {"text": [], "image": []}
-    captions = texts
+    collector = _Collector(pairs, index)
     for address, table in tables:
-        sample, row = rows_of_samples(table, image_of, text_of, images, captions)
+        collector.add(address, table, kinds)
+    return collector.finish()
+
+
+class _Collector:
+    """Numbers of texts grow with every table; images have the numbers of their rows in the index until all is there."""
+
+    def __init__(self, pairs: pa.Table, index: ImageIndex) -> None:
+        self.index, self.keys = index, index.keys.combine_chunks()
+        captions = pairs["text"].cast(_TEXT)
+        self.pair_images, self.captions = pc.unique(pairs["image"]), pc.unique(captions)
+        self.image_of, self.text_of = numbers_in(pairs["image"], self.pair_images), numbers_in(captions, self.captions)
+        self.texts = self.captions
+        self.types: list[str] = []
+        self.found: dict[str, list[tuple[Numbers, Numbers, Numbers]]] = {"text": [], "image": []}  # sample, item, type
+
+    def add(self, address: str, table: pa.Table, kinds: set[str]) -> None:
+        """Take the negatives of one table that are about the pairs."""
+        sample, row = rows_of_samples(table, self.image_of, self.text_of, self.pair_images, self.captions)
         if not len(sample):
             fix = "name the negatives of these pairs: keys of images and captions must be equal"
             raise DataError("no row of these negatives is about any of the pairs", where=address, fix=fix)
         flat = pc.list_flatten(table["negatives"])
         refs, names = pc.struct_field(flat, "ref").cast(_TEXT), pc.struct_field(flat, "type")
         valid = pc.struct_field(flat, "valid").to_numpy()
-        types += [name for name in pc.unique(names).to_pylist() if name not in types]
-        type_of = numbers_in(names, pa.array(types, pa.string()))
+        self.types += [name for name in pc.unique(names).to_pylist() if name not in self.types]
+        type_of = numbers_in(names, pa.array(self.types, pa.string()))
         counts = pc.list_value_length(table["negatives"]).to_numpy().astype(np.int64)
         starts = np.cumsum(counts) - counts
         kind_of_row = np.array([DIRECTIONS[name][1] for name in table["direction"].to_pylist()], dtype=object)
@@ -71,37 +82,47 @@ def collect(pairs: pa.Table, index: ImageIndex, tables: Sequence[tuple[str, pa.T
             which, position = expand(starts[row[here]], counts[row[here]])
             owner = sample[here][which]
             owner, position = (part[valid[position]] for part in (owner, position))
-            used = np.unique(position)
-            if kind == "text":
-                new = pc.unique(refs.take(pa.array(used)))
-                texts = pa.concat_arrays([*_chunks(texts), *_chunks(new.filter(pc.invert(pc.is_in(new, value_set=texts))))])
-                number = numbers_in(refs.take(pa.array(used)), texts)
-            else:
-                number = _places(refs.take(pa.array(used)), keys, address, index)
-            item = number[np.searchsorted(used, position)]
-            found[kind].append((owner, item, type_of[position]))
-    negatives = {kind: [np.concatenate([NONE, *parts]) for parts in zip(*found[kind], strict=True)] or [NONE] * 3 for kind in found}
-    rows = np.unique(np.concatenate([place, negatives["image"][1]]))
-    table = index.table.take(pa.array(rows)).combine_chunks()
-    image_of = np.searchsorted(rows, place)[image_of]
-    negatives["image"][1] = np.searchsorted(rows, negatives["image"][1])
-    content = table["sha256"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    form = _forms(texts)
-    right = np.unique(content[image_of] * len(texts) + form[text_of])
+            used = distinct(position)
+            names_used = refs.take(pa.array(used))
+            number = self._text_numbers(names_used) if kind == "text" else self._places(names_used, address)
+            self.found[kind].append((owner, number[np.searchsorted(used, position)], type_of[position]))
 
-    def wrong(kind: str) -> list[Numbers]:
-        owner, item, _ = negatives[kind]
-        its_image, its_text = content[image_of[owner]], form[text_of[owner]]
-        pair = its_image * len(texts) + form[item] if kind == "text" else content[item] * len(texts) + its_text
-        keep = ~np.isin(pair, right)
-        return [part[keep] for part in negatives[kind]]
+    def finish(self) -> Collected:
+        """Number the images that are used, and leave right answers out."""
+        negatives = {
+            kind: [np.concatenate([NONE, *(entry[column] for entry in entries)]) for column in range(3)]
+            for kind, entries in self.found.items()
+        }
+        place = numbers_in(self.pair_images, self.keys)
+        rows = distinct(np.concatenate([place, negatives["image"][1]]))
+        images = self.index.table.take(pa.array(rows)).combine_chunks()
+        image_of = np.searchsorted(rows, place)[self.image_of]
+        negatives["image"][1] = np.searchsorted(rows, negatives["image"][1])
+        content = images["sha256"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+        form = _forms(self.texts)
+        right = distinct(content[image_of] * len(form) + form[self.text_of])
+        built = {}
+        for kind, (owner, item, type_) in negatives.items():
+            its_image, its_text = (content[image_of[owner]], form[item]) if kind == "text" else (content[item], form[self.text_of[owner]])
+            pair = its_image * len(form) + its_text
+            wrong = right[np.minimum(np.searchsorted(right, pair), len(right) - 1)] != pair
+            built[kind] = Ragged.build(len(image_of), owner[wrong], item[wrong], type_[wrong])
+        return Collected(images, self.texts, image_of, self.text_of, tuple(self.types), built["text"], built["image"])
 
-    built = {kind: Ragged.build(len(image_of), *wrong(kind)) for kind in negatives}
-    return Collected(table, texts, image_of, text_of, tuple(types), built["text"], built["image"])
+    def _text_numbers(self, refs: pa.ChunkedArray) -> Numbers:
+        new = pc.unique(refs)
+        self.texts = pa.concat_arrays([self.texts, new.filter(pc.invert(pc.is_in(new, value_set=self.texts)))])
+        return numbers_in(refs, self.texts)
 
-
-def _chunks(texts: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
-    return texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    def _places(self, refs: pa.ChunkedArray, address: str) -> Numbers:
+        number = numbers_in(refs.cast(self.keys.type), self.keys)
+        missing = np.flatnonzero(number < 0)
+        if len(missing):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            name, root = refs[int(missing[0])].as_py(), self.index.root_uri
+            what = f"negative image '{name}'{more} does not lie where the images of the pairs do, in {root}"
+            raise DataError(what, where=address, fix="mine them from the pairs themselves, or put both into one folder")
+        return number
 
 
 def _forms(texts: pa.Array) -> Numbers:
@@ -109,13 +130,3 @@ def _forms(texts: pa.Array) -> Numbers:
     plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(texts), r"\s+", " "))
     numbers: Numbers = plain.dictionary_encode().indices.to_numpy().astype(np.int64)
     return numbers
-
-
-def _places(refs: pa.ChunkedArray, keys: pa.Array, address: str, index: ImageIndex) -> Numbers:
-    number = numbers_in(refs.cast(keys.type), keys)
-    missing = np.flatnonzero(number < 0)
-    if len(missing):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        what = f"negative image '{refs[int(missing[0])].as_py()}'{more} does not lie where the images of the pairs do, in {index.root_uri}"
-        raise DataError(what, where=address, fix="mine them from the pairs themselves, or put both into one folder")
-    return number

@@ -35,7 +35,7 @@ class Ragged:
     def build(cls, size: int, samples: Numbers, items: Numbers, types: Numbers) -> Ragged:
         """Sort (sample, type, item) triples by sample and drop repeated ones."""
         width, kinds = int(items.max(initial=0)) + 1, int(types.max(initial=0)) + 1
-        keys = np.unique((samples * kinds + types) * width + items)
+        keys = distinct((samples * kinds + types) * width + items)
         rest, item = np.divmod(keys, width)
         sample, kind = np.divmod(rest, kinds)
         offsets = np.zeros(size + 1, np.int64)
@@ -46,25 +46,39 @@ class Ragged:
         """Return the numbers of one sample's negatives."""
         return self.items[self.offsets[sample] : self.offsets[sample + 1]]
 
-    def choose(self, sample: int, columns: Sequence[int | None], draw: Sequence[int]) -> list[int]:
-        """Return one negative for each column, -1 where there is none left.
+    def choose(self, samples: Numbers, columns: Sequence[int | None], draw: Sequence[npt.ArrayLike]) -> Numbers:
+        """Return a negative for each sample and column, -1 where there is none left: int64 [n, columns].
 
-        The sample's negatives are put in a random order; each column takes the first one of its type that no column before it took.
+        A sample's negatives are put in a random order; each column takes the first one of its type that no column before it took.
 
         Args:
-            sample: whose negatives.
+            samples: whose negatives, [n].
             columns: number of the type that a column takes; None: any.
-            draw: integers that decide the random order, and nothing else does.
+            draw: integers, or arrays of them [n], that decide the random order; nothing else does.
         """
-        start, stop = self.offsets[sample], self.offsets[sample + 1]
-        order = np.argsort(mix(*draw, np.arange(stop - start)), kind="stable")
-        left = list(zip(self.items[start:stop][order].tolist(), self.types[start:stop][order].tolist(), strict=True))
-        chosen = []
-        for wanted in columns:
-            item = next((item for item, kind in left if wanted is None or kind == wanted), -1)
-            chosen.append(item)
-            left = [(other, kind) for other, kind in left if other != item]  # one text may stand under two types
+        counts = self.offsets[samples + 1] - self.offsets[samples]
+        row, position = expand(self.offsets[samples], counts)
+        parts = [part if np.ndim(part) == 0 else np.asarray(part)[row] for part in draw]
+        order = position[np.lexsort((mix(*parts, position - self.offsets[samples][row]), row))]
+        items, types = self.items[order].tolist(), self.types[order].tolist()
+        chosen = np.full((len(samples), len(columns)), -1, np.int64)
+        start = 0
+        for number, count in enumerate(counts.tolist()):
+            left = list(zip(items[start : start + count], types[start : start + count], strict=True))
+            start += count
+            taken: set[int] = set()  # by item: one text may stand under two types
+            for column, wanted in enumerate(columns):
+                item = next((item for item, kind in left if item not in taken and (wanted is None or kind == wanted)), -1)
+                chosen[number, column] = item
+                taken.add(item)
         return chosen
+
+
+def distinct(numbers: Numbers) -> Numbers:
+    """Return the different numbers, sorted; by sorting, which is many times faster here than the hash table of np.unique."""
+    ordered = np.sort(numbers)
+    different: Numbers = ordered[np.diff(ordered, prepend=ordered[:1] - 1) != 0]
+    return different
 
 
 def expand(starts: Numbers, counts: Numbers) -> tuple[Numbers, Numbers]:

@@ -175,17 +175,31 @@ def ragged(*lists: list[tuple[int, int]]) -> Ragged:
 
 def test_columns_take_their_type_once() -> None:
     negatives = ragged([(1, 0), (2, 0), (3, 1), (1, 1)], [], [(5, 2)])
+
+    def choose(sample: int, columns: list[int | None], draw: int) -> list[int]:
+        return negatives.choose(np.array([sample]), columns, (draw,))[0].tolist()
+
     for draw in range(50):
-        noun, other, adjective = negatives.choose(0, [0, 0, 1], (draw,))
+        noun, other, adjective = choose(0, [0, 0, 1], draw)
         assert {noun, other} == {1, 2} and adjective == 3  # item 1 stands under both types and is used up
-        assert negatives.choose(0, [None] * 4, (draw,))[3] == -1  # three different items
-        assert sorted(negatives.choose(0, [None] * 3, (draw,))) == [1, 2, 3]
-        assert negatives.choose(1, [None, 0], (draw,)) == [-1, -1]
-        assert negatives.choose(2, [0, 2, -1], (draw,)) == [-1, 5, -1]
+        assert choose(0, [None] * 4, draw)[3] == -1  # three different items
+        assert sorted(choose(0, [None] * 3, draw)) == [1, 2, 3]
+        assert choose(1, [None, 0], draw) == [-1, -1]
+        assert choose(2, [0, 2, -1], draw) == [-1, 5, -1]
+
+
+def test_samples_are_chosen_for_one_by_one() -> None:
+    negatives = ragged([(1, 0), (2, 0), (3, 1), (4, 1)], [], [(5, 2), (6, 0)], [(item, 0) for item in range(7, 15)])
+    samples, epochs = np.array([3, 1, 0, 3, 2]), np.array([0, 5, 2, 1, 2])
+    together = negatives.choose(samples, [0, None, None], (9, samples, epochs))
+    for number, (sample, epoch) in enumerate(zip(samples.tolist(), epochs.tolist(), strict=True)):
+        alone = negatives.choose(np.array([sample]), [0, None, None], (9, sample, epoch))
+        assert together[number].tolist() == alone[0].tolist()
+    assert negatives.choose(samples, [], (1,)).shape == (5, 0)
 
 
 def test_every_negative_gets_its_turn() -> None:
     negatives = ragged([(item, 0) for item in range(5)])
-    counts = np.bincount([negatives.choose(0, [None], (draw, 3))[0] for draw in range(2000)], minlength=5)
+    chosen = negatives.choose(np.zeros(2000, np.int64), [None], (3, np.arange(2000)))
+    counts = np.bincount(chosen[:, 0], minlength=5)
     assert ((counts - 400) ** 2 / 400).sum() < 23.5  # chi-square, 4 degrees of freedom, p = 1e-4
-    assert negatives.choose(0, [None] * 2, (4, 3)) == negatives.choose(0, [None] * 2, (4, 3))
