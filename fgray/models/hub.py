@@ -63,8 +63,12 @@ def open_clip_weights(tag: dict[str, Any], what: str) -> str:
         raise ModelError(f"{what} cannot be downloaded ({type(error).__name__})", where="model.weights", fix=fix) from error
 
 
-def snapshot(name: str) -> Path:
+def snapshot(name: str, where: str = "model.path") -> Path:
     """Return the local folder of a hub repository's configuration, tokenizer and safetensors weights.
+
+    Args:
+        name: of the repository.
+        where: which field of the configuration an error shall name.
 
     Raises:
         ModelError: the name is neither cached nor reachable, or the hub has no such repository.
@@ -73,9 +77,9 @@ def snapshot(name: str) -> Path:
 
     fix = "give the path of a folder with config.json, or connect to the network and check the name"
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f"there is no folder '{name}'", where="model.path", fix=fix)
+        raise ModelError(f"there is no folder '{name}'", where=where, fix=fix)
     patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=not is_reachable()))
     except Exception as error:  # hub, network and name errors share no base class
-        raise ModelError(f"'{name}' is no folder here, not cached, and not to be had from the hub", where="model.path", fix=fix) from error
+        raise ModelError(f"'{name}' is no folder here, not cached, and not to be had from the hub", where=where, fix=fix) from error

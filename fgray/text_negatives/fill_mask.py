@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from fgray.text_negatives.language_model import LoadedModel
 
-VERSION = 1  # changes when fillings do
 DECIMALS = 4  # of log-probabilities when words are ranked: closer ones are ordered by spelling, on any machine alike
 AFTER_LEFT, AFTER_NEXT = 64, 24  # candidates that a causal model keeps in its two narrowing steps
 PROMPT = (  # goes before every text for a causal model, which would else expect anything but a caption after "A"

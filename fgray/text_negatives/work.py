@@ -82,13 +82,17 @@ class GeneratorSpec:
         )
 
 
+AFTERWARDS = ("run.py", "blind.py", "refine.py", "collect.py", "wordnet_builder.py")
+"""Modules of this package that no negative depends on."""
+
+
 @cache
 def _code_digest(module: str) -> str:
-    """Return a hash of this package's rules and of the generator's own module: a rule that is mended makes other negatives."""
+    """Return a hash of this package's code and of the generator's own module: a rule that is mended makes other negatives."""
     digest = hashlib.sha256(Path(module).read_bytes())
     folder = resources.files("fgray.text_negatives")
     for file in sorted((*folder.iterdir(), *(folder / "data").iterdir()), key=lambda file: file.name):
-        if file.is_file() and file.name.endswith((".py", ".yaml")) and file.name not in ("run.py", "blind.py", "refine.py", "causal.py"):
+        if file.is_file() and file.name.endswith((".py", ".yaml")) and file.name not in AFTERWARDS:
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
 

@@ -11,6 +11,7 @@ import pytest
 
 from fgray.config.schema import LanguageModelConfig
 from fgray.errors import ConfigError, ModelError
+from fgray.text_negatives.causal import CausalScorer
 from fgray.text_negatives.language_model import LanguageModelSource
 
 
@@ -46,6 +47,40 @@ def test_weights_that_change_under_way_are_noticed(causal_folder, tmp_path) -> N
     (copy / "model.safetensors").write_bytes(weights)
     with pytest.raises(ModelError, match="changed since the run was planned"):
         one.load("cpu")
+
+
+def test_a_fill_mask_tokenizer_without_a_mask_is_refused(fill_mask_folder, tmp_path) -> None:
+    copy = tmp_path / "maskless"
+    shutil.copytree(fill_mask_folder, copy)
+    facts = json.loads((copy / "tokenizer_config.json").read_text())
+    del facts["mask_token"]
+    (copy / "tokenizer_config.json").write_text(json.dumps(facts))
+    with pytest.raises(ModelError, match="no mask token.*fill-mask model"):
+        source(copy, "fill_mask").load("cpu")
+
+
+def test_a_model_without_a_number_of_positions_takes_any_length(causal_folder, tmp_path) -> None:
+    from transformers import AutoConfig, BloomConfig, BloomForCausalLM
+
+    copy = tmp_path / "bloom"
+    shutil.copytree(causal_folder, copy)
+    size = AutoConfig.from_pretrained(causal_folder).vocab_size
+    BloomForCausalLM(BloomConfig(vocab_size=size, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(copy)
+    found = CausalScorer(source(copy).load("cpu")).score(["a dog", " ".join(["a dog"] * 300)])
+    assert not found.problems
+    assert found.total[1] < found.total[0] < 0
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "no one/has this"])
+def test_a_missing_model_names_its_section(name: str, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=r"\[plausibility.path\]"):
+        LanguageModelSource(LanguageModelConfig(kind="causal", path=name), "plausibility")
+
+
+def test_smollm2_is_read_without_a_progress_bar(smollm2, capsys) -> None:
+    LanguageModelSource(LanguageModelConfig(kind="causal")).load("cpu")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_pickled_weights_are_not_read(causal_folder, tmp_path) -> None:

@@ -1,4 +1,7 @@
 import pickle
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +49,20 @@ def test_a_pipeline_that_does_not_parse_is_refused(tmp_path, language):
     spacy.blank("en").to_disk(tmp_path / "blank")
     with pytest.raises(ConfigError, match="has no tagger"):
         Language(str(tmp_path / "blank"))
+
+
+def test_other_code_is_another_fingerprint(tmp_path, monkeypatch, language):
+    """A parse kept by an older fgray is not taken for one of this."""
+    from fgray.text_negatives import language as module
+
+    shutil.copytree(Path(module.__file__).parent, tmp_path / "code", ignore=shutil.ignore_patterns("data", "__pycache__"))
+    monkeypatch.setattr(module, "resources", SimpleNamespace(files=lambda package: tmp_path / "code"))
+    assert module._load.__wrapped__("en_core_web_sm")[1] == language.fingerprint
+    for name in ("language.py", "wordnet.py"):
+        with (tmp_path / "code" / name).open("a") as file:
+            file.write("# mended\n")
+        assert module._load.__wrapped__("en_core_web_sm")[1] != language.fingerprint
+        shutil.copy(Path(module.__file__).with_name(name), tmp_path / "code" / name)
 
 
 def test_a_folder_serves_as_pipeline(tmp_path, language):
