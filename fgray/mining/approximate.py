@@ -1,6 +1,6 @@
 """Approximate search with faiss behind the interface of the exact one: what it finds is scored exactly, what it misses is measured.
 
-The index is built once, by the driver, and kept in the result store; the names of the results contain its hash.
+The index is built once, by the driver, and kept in the result store; the names of the results contain its hash and the options.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fgray.engine.stages import Arrays, Chunk
-from fgray.errors import ConfigError, did_you_mean
+from fgray.errors import ConfigError, DataError, did_you_mean
 from fgray.mining.resident import BlockReader, ResidentRange
 from fgray.mining.search import Neighbours, Plan, Workers, search, search_name
 from fgray.mining.topk import score_exactly
@@ -61,13 +61,14 @@ def plan_approximate(
     need = (corpus.rows * (4 * corpus.dim + graph) + corpus.bytes_of(corpus.rows)) / 2**30
     if need > memory_gib:
         raise ConfigError(f"index and corpus need {need:.2f} GiB", where="search.memory_gib", fix="raise it, or say index: exact")
-    place = f"{store_uri}/faiss-{hashlib.sha256((corpus.fingerprint + chosen.model_dump_json()).encode()).hexdigest()[:32]}"
+    built_with = corpus.fingerprint + chosen.model_dump_json(exclude={"probes", "effort"})
+    place = f"{store_uri}/faiss-{hashlib.sha256(built_with.encode()).hexdigest()[:32]}"
     storage = open_storage(place)
     if not storage.exists(INDEX):
         faiss.omp_set_num_threads(compute.workers * compute.threads)
         storage.write_bytes(INDEX, memoryview(faiss.serialize_index(_build_index(faiss, corpus, chosen))))
     digest = hashlib.sha256(storage.read_bytes(INDEX)).hexdigest()
-    name = search_name(queries, corpus, k, index=digest)
+    name = search_name(queries, corpus, k, index=digest, options=chosen.model_dump())
     plan = Plan(queries, corpus, k, rows, ((0, corpus.rows),), UNIT_ROWS, name)
     return plan, partial(_Approximate, plan, place, compute.threads, chosen)
 
@@ -92,7 +93,7 @@ class _Approximate:
 
     def __init__(self, plan: Plan, place: str, threads: int, options: FaissOptions) -> None:
         self.plan, self.faiss, self.threads = plan, _faiss(), threads
-        self.index = self.faiss.deserialize_index(np.frombuffer(open_storage(place).read_bytes(INDEX), np.uint8))
+        self.index = _read_index(self.faiss, place)
         if options.kind == "ivf":
             self.index.nprobe = options.probes
         else:
@@ -129,6 +130,15 @@ def _build_index(faiss: ModuleType, corpus: VectorSet, options: FaissOptions) ->
     for number in range(len(corpus.blocks)):
         index.add(corpus.block(number))
     return index
+
+
+def _read_index(faiss: ModuleType, place: str) -> Any:
+    storage = open_storage(place)
+    try:
+        return faiss.deserialize_index(np.frombuffer(storage.read_bytes(INDEX), np.uint8))
+    except RuntimeError as error:  # faiss has no other
+        fix = "delete the file and run the same command again"
+        raise DataError("damaged index", where=storage.address(INDEX), fix=fix) from error
 
 
 def _options(options: dict[str, Any]) -> FaissOptions:
