@@ -327,7 +327,7 @@ class TextNegativesJob(StoredJob):
         False, description="SugarCrepe's adversarial refinement: keep a subset whose plausibility gaps lie symmetrically about zero"
     )
     upstream: bool = Field(False, description="reproduce the original code's defects where a generator has them")
-    seed: int = Field(0, ge=0, description="seed of every random choice; a caption's negatives depend on nothing else but itself")
+    seed: int = Field(0, ge=0, description="seed of every random choice; which captions stand beside one in a batch does not matter")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
     limit: int | None = Field(None, ge=1, description="smoke run: so many captions, drawn by their hash")
 

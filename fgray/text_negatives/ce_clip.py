@@ -45,8 +45,8 @@ class CeClip(Generator):
     speech and form, not mentioned of the same image, and it must contradict the original (``fillings.fits``). With
     ``Tools.upstream`` the original code's ways are kept: it asks for three nouns and replaces every occurrence of the letters of
     the first two; the first occurrence of the masked word's letters is masked; the filling is not looked at; a caption without
-    such a word becomes a bare mask whose filling is a text of one word, flagged valid. Only upstream's random choice is not kept:
-    it was unseeded.
+    such a word becomes a bare mask whose filling is a text of one word, flagged valid. Two things are not kept: the random choice
+    of a word, which was unseeded, and the blanks of a filled text, which the model's tokenizer set anew.
     """
 
     name: ClassVar[str] = "ce_clip"

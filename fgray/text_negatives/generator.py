@@ -177,7 +177,8 @@ def build_generator(name: str, options: Mapping[str, Any]) -> Generator:
             raise ConfigError(f"unknown option '{option}'", where=where, fix=did_you_mean(option, kind.model_fields)) from None
         field = kind.model_fields.get(option)
         fix = str(field.description) if field else None
-        raise ConfigError(f"option '{option}': {first['msg'].removeprefix('Value error, ')}", where=where, fix=fix) from None
+        said = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+        raise ConfigError(f"option '{option}': {said}", where=where, fix=fix) from None
 
 
 def chance(seed: int, text: str, generator: str, kind: str) -> random.Random:

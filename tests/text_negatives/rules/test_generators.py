@@ -27,6 +27,7 @@ def test_the_names():
         ({"typs": ["noun"]}, "unknown option 'typs' .*did you mean 'types'"),
         ({"types": ["nouns"]}, "option 'types'"),
         ({"types": []}, "option 'types'"),
+        ({"types": "noun"}, "option 'types': Input should be a list"),
     ],
 )
 def test_wrong_options_are_one_clear_line(options, message):
