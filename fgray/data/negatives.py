@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ FORMAT = b"fgray.negatives/1"
 FORMAT_KEY = b"fgray.format"  # in the schema's metadata; a file without it is foreign
 FACTS_KEY = b"fgray.facts"  # JSON there: what made the file (model, data, configuration fingerprints)
 NAME = "negatives.parquet"
+GROUP_ROWS = 8192  # of a row group
 DIRECTIONS = {
     "image_to_text": ("image", "text"),
     "text_to_image": ("text", "image"),
@@ -63,15 +65,21 @@ def to_parquet(rows: pa.Table, facts: Mapping[str, Any]) -> bytes:
     """Return the bytes of a negatives file; equal rows and facts give equal bytes.
 
     Args:
-        rows: of ``NEGATIVE_SCHEMA``; they are sorted here.
+        rows: of ``NEGATIVE_SCHEMA``; they are sorted here. Sorted ones are not copied as a whole, and may hold any amount of text;
+            others no more than 2 GiB in any column.
         facts: plain values that say what made them.
     """
     order = [(name, "ascending") for name in ("direction", "anchor", "positive")]
-    table = rows.cast(NEGATIVE_SCHEMA).sort_by(order).combine_chunks()
+    table = rows.cast(NEGATIVE_SCHEMA)
+    places = pc.sort_indices(table.select([name for name, _ in order]), order)
+    if not np.array_equal(places, np.arange(table.num_rows)):
+        table = table.take(places)
     check(table, "the rows to write")
     meta = {FORMAT_KEY: FORMAT, FACTS_KEY: json.dumps(dict(facts), sort_keys=True).encode()}
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(meta), sink, compression="zstd")
+    with pq.ParquetWriter(sink, NEGATIVE_SCHEMA.with_metadata(meta), compression="zstd") as writer:
+        for start in range(0, table.num_rows, GROUP_ROWS):  # Arrow's strings bear 2 GiB in a piece; the pieces do not depend on the chunks
+            writer.write_table(table.slice(start, GROUP_ROWS).combine_chunks().replace_schema_metadata(meta))
     return sink.getvalue()
 
 
@@ -123,7 +131,7 @@ def check(table: pa.Table, where: str) -> None:
     for direction in pc.unique(table["direction"]).to_pylist():
         if direction not in DIRECTIONS:
             raise DataError(f"unknown direction '{direction}'", where=where, fix="known: " + ", ".join(DIRECTIONS))
-        rows = table.filter(pc.equal(table["direction"], direction))
+        rows = table.select(["direction", "anchor_kind", "negative_kind"]).filter(pc.equal(table["direction"], direction))
         for column, kind in zip(("anchor_kind", "negative_kind"), DIRECTIONS[direction], strict=True):
             if pc.unique(rows[column]).to_pylist() != [kind]:
                 raise DataError(f"{column} of {direction} must be {kind}", where=where, fix="run the job again")

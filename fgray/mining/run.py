@@ -120,7 +120,8 @@ class _Mining:
         found = [self._direction(direction, linked) for direction in job.directions]
         data = [_fingerprint(pairs) for pairs in sets]
         facts = {"config": self.run["fingerprint"], "model": self.embeddings.fingerprint, "data": data}
-        rows = pa.concat_tables([NEGATIVE_SCHEMA.empty_table(), *(table for one in found for table in one.tables)])
+        in_order = sorted(found, key=lambda one: one.direction)  # of the file
+        rows = pa.concat_tables([NEGATIVE_SCHEMA.empty_table(), *(table for one in in_order for table in one.tables)])
         self.folder.storage.write_bytes(NAME, to_parquet(rows, facts))
         self.run["timing"] = {"seconds": round(time.monotonic() - start, 3)}
         self._append_log()

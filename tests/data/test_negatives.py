@@ -46,6 +46,27 @@ def test_equal_rows_in_any_order_give_equal_bytes() -> None:
     assert to_parquet(table(ROW, IMAGES), {"b": 1, "a": 2}) == to_parquet(table(IMAGES, ROW), {"a": 2, "b": 1})
 
 
+def test_how_the_rows_lie_in_memory_and_how_many_there_are_changes_nothing(tmp_path: Path) -> None:
+    rows = [ROW | {"anchor": f"a blue car {number:05d}"} for number in range(20_000)]
+    whole = table(*rows)
+    parts = pa.concat_tables([whole.slice(0, 7), whole.slice(7, 12_000), whole.slice(12_007)])
+    assert to_parquet(whole, {}) == to_parquet(parts, {}) == to_parquet(table(*reversed(rows)), {})
+    (tmp_path / "n.parquet").write_bytes(to_parquet(parts, {"model": "m"}))
+    found, facts = read_negatives(str(tmp_path / "n.parquet"))
+    assert found.to_pylist() == rows and facts == {"model": "m"}
+    assert pq.ParquetFile(tmp_path / "n.parquet").num_row_groups > 1
+
+
+def test_more_text_than_a_piece_of_arrow_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fgray.data.negatives.GROUP_ROWS", 16)  # rows of 4 MB instead of many thousands of usual ones
+    long = table(*(IMAGES | {"negatives": [MINED | {"ref": "x" * 4_000_000}]} for _ in range(4)))
+    names = (pa.array([f"{4 * part + number:04d}" for number in range(4)]) for part in range(140))
+    rows = pa.concat_tables([long.set_column(2, NEGATIVE_SCHEMA.field(2), name) for name in names])
+    with pytest.raises(pa.ArrowInvalid, match="overflow"):
+        rows.combine_chunks()
+    assert pq.ParquetFile(pa.BufferReader(to_parquet(rows, {}))).metadata.num_rows == 560
+
+
 def test_no_rows_are_a_file_too(tmp_path: Path) -> None:
     found, _ = read_negatives(save(tmp_path / "n.parquet"))
     assert found.num_rows == 0 and found.schema == NEGATIVE_SCHEMA
