@@ -109,6 +109,7 @@ class Benchmark(Protocol):
 BENCHMARKS: Registry[type[Benchmark]] = Registry(
     "benchmark",
     {
+        "drawn": "fgray.benchmarks.drawn:Drawn",
         "spec": "fgray.benchmarks.spec:Spec",
         "spec_style": "fgray.benchmarks.spec_style:SpecStyle",
         "sugarcrepe": "fgray.benchmarks.sugarcrepe:SugarCrepe",

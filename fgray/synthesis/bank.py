@@ -1,10 +1,11 @@
-"""The object bank: photographic cut-outs and backgrounds that come with the package."""
+"""Object banks: cut-outs and backgrounds to compose from. The photographic bank comes with the package."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +22,12 @@ class CutOut:
     Attributes:
         file: file name in the bank; identifies the cut-out.
         category, plural: its noun, singular and plural.
-        image_id: COCO image that it was cut from.
         size: width and height in px.
     """
 
     file: str
     category: str
     plural: str
-    image_id: int
     size: tuple[int, int]
 
     @property
@@ -45,32 +44,34 @@ class CutOut:
 
 @dataclass(frozen=True)
 class Background:
-    """One square background photograph.
+    """One square background.
 
     Attributes:
         file: file name in the bank.
-        image_id: COCO image that it was cropped from.
-        visible: COCO categories annotated inside the crop.
+        visible: categories that it shows.
     """
 
     file: str
-    image_id: int
     visible: frozenset[str]
 
 
-@dataclass(frozen=True)
-class ObjectBank:
+class ObjectBank(ABC):
     """All cut-outs and backgrounds, with what identifies their content.
 
     Attributes:
-        cut_outs, backgrounds: in the order of ``bank.json``.
-        digest: sha256 (hex) over ``bank.json`` and every image file.
+        cut_outs, backgrounds: in a fixed order.
+        digest: sha256 (hex) of everything that the pictures depend on.
+        shrink: layouts are made for a canvas of 448 px; composed pictures are so many times smaller.
+        jpeg_quality: of composed pictures.
+        legible: share of an object's pixels that must stand out from the background, if any background allows it.
     """
 
-    folder: Path
     cut_outs: tuple[CutOut, ...]
     backgrounds: tuple[Background, ...]
     digest: str
+    shrink: int = 1
+    jpeg_quality: int = 92
+    legible: float = 0.85
 
     @property
     def categories(self) -> list[str]:
@@ -80,6 +81,35 @@ class ObjectBank:
     def of_category(self, category: str) -> list[CutOut]:
         """Return the cut-outs of one category."""
         return [cut_out for cut_out in self.cut_outs if cut_out.category == category]
+
+    @abstractmethod
+    def image(self, item: CutOut | Background) -> Image.Image:
+        """Return the picture: RGBA of a cut-out, RGB of a background."""
+
+    @abstractmethod
+    def scaled(self, cut_out: CutOut, longest: int) -> Image.Image:
+        """Return a cut-out resized so that its longer side is `longest` px (RGBA, alpha-weighted Lanczos)."""
+
+    def may_meet(self, a: CutOut, b: CutOut) -> bool:
+        """Whether two cut-outs may stand in one picture."""
+        return a.category != b.category
+
+    def ranges(self, rng: np.random.Generator) -> np.random.Generator:
+        """Return the generator from which layouts draw sizes and places."""
+        return rng
+
+
+class PhotographBank(ObjectBank):
+    """The bank in a folder with ``bank.json``.
+
+    Args:
+        folder: where its files lie.
+        cut_outs, backgrounds: what ``bank.json`` lists, in its order.
+        digest: sha256 (hex) over ``bank.json`` and every image file.
+    """
+
+    def __init__(self, folder: Path, cut_outs: tuple[CutOut, ...], backgrounds: tuple[Background, ...], digest: str) -> None:
+        self.folder, self.cut_outs, self.backgrounds, self.digest = folder, cut_outs, backgrounds, digest
 
     def image(self, item: CutOut | Background) -> Image.Image:
         """Return the picture: RGBA of a cut-out, RGB of a background."""
@@ -102,19 +132,18 @@ def _scaled(path: Path, size: tuple[int, int]) -> Image.Image:
 
 
 @functools.lru_cache(maxsize=1)
-def load_bank() -> ObjectBank:
+def load_bank() -> PhotographBank:
     """Read the bank that is part of the package."""
     text = (BANK_FOLDER / "bank.json").read_bytes()
     data = json.loads(text)
     cut_outs = tuple(
-        CutOut(item["file"], item["category"], item["plural"], item["image_id"], (item["size"][0], item["size"][1]))
-        for item in data["cut_outs"]
+        CutOut(item["file"], item["category"], item["plural"], (item["size"][0], item["size"][1])) for item in data["cut_outs"]
     )
-    backgrounds = tuple(Background(item["file"], item["image_id"], frozenset(item["visible"])) for item in data["backgrounds"])
+    backgrounds = tuple(Background(item["file"], frozenset(item["visible"])) for item in data["backgrounds"])
     digest = hashlib.sha256(text)
     for file in [one.file for one in cut_outs] + [one.file for one in backgrounds]:
         digest.update((BANK_FOLDER / file).read_bytes())
-    return ObjectBank(BANK_FOLDER, cut_outs, backgrounds, digest.hexdigest())
+    return PhotographBank(BANK_FOLDER, cut_outs, backgrounds, digest.hexdigest())
 
 
 def alpha_of(image: Image.Image) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,7 @@ from fgray.synthesis.bank import Background, CutOut, ObjectBank, alpha_of
 from fgray.synthesis.layout import CANVAS, LAYOUTS, Case, Paste, countable
 
 COMPOSER_VERSION = 1  # raise it with every change that alters a byte of what is written, the oracle's answers included
-JPEG_QUALITY = 92
 CONTRAST = 28  # grey levels by which a pixel of an object differs visibly from the background
-LEGIBLE = 0.85  # share of an object's pixels that must do so
 META_FILE = "meta.json"
 
 
@@ -37,7 +35,7 @@ def compose(bank: ObjectBank, subsets: Sequence[str], cases: int, seed: int) -> 
         cases: cases per subset; a case has K images and K texts.
         seed: another seed gives other pairs, backgrounds and places.
     """
-    pairs = pair_up(bank.cut_outs, np.random.default_rng(seed))
+    pairs = pair_up(bank.cut_outs, np.random.default_rng(seed), bank.may_meet)
     meta = []
     for subset in subsets:
         rows: dict[str, list[dict[str, Any]]] = {"image2text": [], "text2image": []}
@@ -45,15 +43,15 @@ def compose(bank: ObjectBank, subsets: Sequence[str], cases: int, seed: int) -> 
         for number in range(cases):
             rng = np.random.default_rng([seed, subset_key, number])
             a, b = choose_objects(pairs, number, subset)
-            case = LAYOUTS[subset](rng, a, b)
-            background, plain, pictures = _on_legible_background(rng, bank, case, a, b)
-            yield f"backgrounds/{subset}/{number:04d}.jpg", encode(plain)
+            case = LAYOUTS[subset](bank.ranges(rng), a, b).shrunk(bank.shrink)
+            background, plain, pictures = on_legible_background(rng, bank, case, a, b)
+            yield f"backgrounds/{subset}/{number:04d}.jpg", encode(plain, bank.jpeg_quality)
             # One shuffle per case, so every position is the right one equally often and ties gain nothing.
             text_order, image_order = (rng.permutation(len(case.texts)).tolist() for _ in range(2))
             texts = [case.texts[i] for i in text_order]
             names = [f"images/{number:04d}-{place}.jpg" for place in range(len(pictures))]
             for name, i in zip(names, image_order, strict=True):
-                yield f"{subset}/{name}", encode(pictures[i])
+                yield f"{subset}/{name}", encode(pictures[i], bank.jpeg_quality)
                 rows["image2text"].append({"query": name, "keys": texts, "label": texts.index(case.texts[i])})
             for text in texts:
                 rows["text2image"].append({"query": text, "keys": names, "label": image_order.index(case.texts.index(text))})
@@ -63,24 +61,26 @@ def compose(bank: ObjectBank, subsets: Sequence[str], cases: int, seed: int) -> 
     yield META_FILE, _json({"composer": COMPOSER_VERSION, "bank": bank.digest, "seed": seed, "cases": meta})
 
 
-def pair_up(cut_outs: Sequence[CutOut], rng: np.random.Generator) -> list[tuple[CutOut, CutOut]]:
-    """Join cut-outs to pairs of different categories and, as chance allows, of similar slenderness, so that equal-sized looks equal.
+def pair_up(
+    cut_outs: Sequence[CutOut], rng: np.random.Generator, may_meet: Callable[[CutOut, CutOut], bool]
+) -> list[tuple[CutOut, CutOut]]:
+    """Join cut-outs to pairs that may meet and, as chance allows, are of similar slenderness, so that equal-sized looks equal.
 
     With an odd number one is left out.
     """
     blurred = [cut_out.slenderness + rng.uniform(0, 0.25) for cut_out in cut_outs]
     order = [cut_outs[i] for i in np.argsort(blurred, kind="stable")]
     for i in range(0, len(order) - 1, 2):
-        if order[i].category == order[i + 1].category:
-            j = next(j for j in range(len(order)) if j // 2 != i // 2 and _may_swap(order, i + 1, j))
+        if not may_meet(order[i], order[i + 1]):
+            j = next(j for j in range(len(order)) if j // 2 != i // 2 and _may_swap(order, i + 1, j, may_meet))
             order[i + 1], order[j] = order[j], order[i + 1]
     return list(zip(order[::2], order[1::2], strict=False))
 
 
-def _may_swap(order: list[CutOut], i: int, j: int) -> bool:
-    """Whether, after swapping i and j, both differ in category from their new mates."""
+def _may_swap(order: list[CutOut], i: int, j: int, may_meet: Callable[[CutOut, CutOut], bool]) -> bool:
+    """Whether, after swapping i and j, both may meet their new mates."""
     mates = (order[i ^ 1], order[j ^ 1]) if j ^ 1 < len(order) else (order[i ^ 1], None)
-    return order[j].category != mates[0].category and (mates[1] is None or order[i].category != mates[1].category)
+    return may_meet(order[j], mates[0]) and (mates[1] is None or may_meet(order[i], mates[1]))
 
 
 def choose_objects(pairs: Sequence[tuple[CutOut, CutOut]], number: int, subset: str) -> tuple[CutOut, CutOut]:
@@ -93,7 +93,7 @@ def choose_objects(pairs: Sequence[tuple[CutOut, CutOut]], number: int, subset: 
     return (b, a) if subset == "count" and not countable(a) else (a, b)
 
 
-def _on_legible_background(
+def on_legible_background(
     rng: np.random.Generator, bank: ObjectBank, case: Case, a: CutOut, b: CutOut
 ) -> tuple[Background, Image.Image, list[Image.Image]]:
     """Return a background on which every object stands out, the empty canvas, and the composed pictures.
@@ -105,22 +105,22 @@ def _on_legible_background(
     distinct = {id(paste): paste for scene in case.scenes for paste in scene}.values()
     best: tuple[float, Background, Image.Image] | None = None
     for i in rng.permutation(len(allowed)):
-        plain = canvas(bank.image(allowed[i]), rng)
+        plain = canvas(bank.image(allowed[i]), rng, CANVAS // bank.shrink)
         share = min(_standing_out(plain, bank, paste) for paste in distinct)
         if best is None or share > best[0]:
             best = (share, allowed[i], plain)
-        if share >= LEGIBLE:
+        if share >= bank.legible:
             break
     assert best is not None, "the bank has no background for this case"
     _, background, plain = best
     return background, plain, [paste_all(plain, bank, scene) for scene in case.scenes]
 
 
-def canvas(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Return a random square crop (80 to 100 % of the side) of a square photograph, scaled to the canvas."""
+def canvas(photo: Image.Image, rng: np.random.Generator, size: int) -> Image.Image:
+    """Return a random square crop (80 to 100 % of the side) of a square picture, scaled to `size` px."""
     side = int(photo.width * rng.uniform(0.8, 1.0))
     left, top = (int(value) for value in rng.integers(0, photo.width - side + 1, size=2))
-    return photo.resize((CANVAS, CANVAS), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    return photo.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
 
 
 def paste_all(plain: Image.Image, bank: ObjectBank, pastes: Sequence[Paste]) -> Image.Image:
@@ -140,10 +140,10 @@ def _standing_out(plain: Image.Image, bank: ObjectBank, paste: Paste) -> float:
     return float((difference > CONTRAST)[alpha_of(cut_out) > 0.5].mean())
 
 
-def encode(image: Image.Image) -> bytes:
+def encode(image: Image.Image, quality: int) -> bytes:
     """Return a JPEG without chroma subsampling (coloured edges stay where they are)."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 

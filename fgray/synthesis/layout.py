@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,42 @@ class Case:
 
     texts: tuple[str, ...]
     scenes: tuple[tuple[Paste, ...], ...]
+
+    def shrunk(self, factor: int) -> Case:
+        """Return the case for a canvas that is `factor` times smaller; pastes that scenes share stay shared."""
+        smaller = {
+            id(paste): Paste(paste.cut_out, paste.x / factor, paste.y / factor, round(paste.longest / factor))
+            for scene in self.scenes
+            for paste in scene
+        }
+        return Case(self.texts, tuple(tuple(smaller[id(paste)] for paste in scene) for scene in self.scenes))
+
+
+class EveryOtherQuarter(np.random.Generator):
+    """Draws from the first and third or from the second and fourth quarter of each range, so that two of them never draw the same.
+
+    Args:
+        rng: the generator whose stream is used.
+        first: 0 or 1, the first of the two quarters.
+    """
+
+    def __init__(self, rng: np.random.Generator, first: int) -> None:
+        super().__init__(rng.bit_generator)
+        self._whole, self._first = rng, first
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        """Return floats from the two quarters of [low, high)."""
+        half, within = np.divmod(2 * self.random(size), 1)
+        return low + (high - low) * (2 * half + self._first + within) / 4
+
+    def integers(self, low: Any, high: Any, size: Any = None) -> Any:  # type: ignore[override]
+        """Return integers from the two quarters of [low, high), to whose numbers of values they are cut."""
+        values = np.arange(low, high)
+        return self._whole.choice(values[4 * (values - low) // (high - low) % 2 == self._first], size=size)
+
+    def choice(self, *arguments: Any, **options: Any) -> Any:
+        """Choose among all: alternatives are no range."""
+        return self._whole.choice(*arguments, **options)
 
 
 def _jitter(rng: np.random.Generator, reach: float) -> tuple[float, float]:

@@ -19,16 +19,17 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from fgray.synthesis.bank import ObjectBank, alpha_of
+from fgray.synthesis.bank import CutOut, ObjectBank, alpha_of
 from fgray.synthesis.layout import CANVAS, CELL_NAMES, NUMBERS
 
 Read = Callable[[str], bytes]
 DIFFERENCE = 14.0  # grey levels; above the noise of JPEG, below the contrast of an object
-MIN_AREA, DEBRIS_AREA = 12, 60  # pixels of the halved image: never an object; no object beside one ten times as large
+SIDE = CANVAS // 2  # px of the pictures as the oracle sees them
+MIN_AREA, DEBRIS_AREA = 12, 60  # pixels of such a picture: never an object; no object beside one ten times as large
 PATCH = 24  # blobs and cut-outs are compared as PATCH x PATCH pictures
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Blob:
     """One connected region that differs from the empty canvas; lengths are shares of the canvas side.
 
@@ -52,24 +53,28 @@ class Blob:
         return max(self.width, self.height)
 
 
-def halved(image: Image.Image) -> np.ndarray:
-    """Return the pixels at half size, float32 [height, width, 3] in 0…255: averaging takes most of JPEG's noise away."""
-    return np.asarray(image.convert("RGB").reduce(2), dtype=np.float32)
+def observed(image: Image.Image) -> np.ndarray:
+    """Return the pixels, float32 [224, 224, 3] in 0…255; a larger canvas is averaged, which takes most of JPEG's noise away."""
+    return np.asarray(image.convert("RGB").reduce(image.width // SIDE), dtype=np.float32)
 
 
 def find_blobs(pixels: np.ndarray, empty: np.ndarray) -> list[Blob]:
-    """Return the regions in which an image differs from its empty canvas (both as `halved` gives them), largest first.
+    """Return the regions in which an image differs from its empty canvas (both as `observed` gives them), largest first.
 
     Small regions beside a much larger one are debris at its edges and left out.
     """
     difference = np.abs(pixels - empty) > DIFFERENCE
     changed = difference[..., 0] | difference[..., 1] | difference[..., 2]
-    closed = ndimage.binary_closing(np.pad(changed, 4), ndimage.generate_binary_structure(2, 1), iterations=2)[4:-4, 4:-4]
+    if not changed.any():
+        return []
+    (region,) = ndimage.find_objects(changed.astype(np.uint8))
+    top, left = region[0].start, region[1].start
+    pixels, side = pixels[region], pixels.shape[0]
+    closed = ndimage.binary_closing(np.pad(changed[region], 4), ndimage.generate_binary_structure(2, 1), iterations=2)[4:-4, 4:-4]
     labels, _ = ndimage.label(ndimage.binary_fill_holes(closed), structure=np.ones((3, 3)))
     areas = np.bincount(labels.ravel())
     areas[0] = 0
     least = min(0.1 * areas.max(initial=0), DEBRIS_AREA)
-    side = pixels.shape[0]
     blobs = []
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         if areas[label] < max(least, MIN_AREA):
@@ -78,8 +83,8 @@ def find_blobs(pixels: np.ndarray, empty: np.ndarray) -> list[Blob]:
         inside = labels[box] == label
         blobs.append(
             Blob(
-                x=(columns.start + columns.stop) / 2 / side,
-                y=(rows.start + rows.stop) / 2 / side,
+                x=(left + (columns.start + columns.stop) / 2) / side,
+                y=(top + (rows.start + rows.stop) / 2) / side,
                 width=(columns.stop - columns.start) / side,
                 height=(rows.stop - rows.start) / side,
                 colours=_square(pixels[box]) / 255,
@@ -104,11 +109,12 @@ class Oracle:
     """
 
     def __init__(self, bank: ObjectBank) -> None:
-        self._looks = {category: [_look(bank, cut_out) for cut_out in bank.of_category(category)] for category in bank.categories}
+        self._looks = {category: _looks(bank, bank.of_category(category)) for category in bank.categories}
+        self.unlike = lru_cache(maxsize=4096)(self._unlike)  # a blob stands in several cases
 
-    def unlike(self, blob: Blob, category: str) -> float:
+    def _unlike(self, blob: Blob, category: str) -> float:
         """Return how much a blob differs from the most similar cut-out of a category, 0 = equal."""
-        return min(_unlike(blob, look) for look in self._looks[category])
+        return float(_unlike(blob, self._looks[category]).min())
 
     def score(self, blobs: Sequence[Blob], text: str) -> float:
         """Return how well the objects of an image fit a text of any of the six subsets.
@@ -170,26 +176,27 @@ _WORDINGS: list[tuple[re.Pattern[str], Callable[..., float]]] = [
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A cut-out as it would appear as a blob."""
+class _Looks:
+    """Cut-outs as they would appear as blobs, one after the other along the first axis."""
 
     colours: np.ndarray
     outline: np.ndarray
-    shape: float  # log of width / height
+    shape: np.ndarray  # log of width / height
 
 
-def _look(bank: ObjectBank, cut_out: Any) -> _Look:
-    picture = bank.scaled(cut_out, CANVAS // 4)
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
-    width, height = picture.size
-    return _Look(_square(pixels) / 255, _square(alpha_of(picture).astype(np.float32)), float(np.log(width / height)))
+def _looks(bank: ObjectBank, cut_outs: Sequence[CutOut]) -> _Looks:
+    pictures = [bank.scaled(cut_out, CANVAS // 4) for cut_out in cut_outs]
+    colours = [_square(np.asarray(picture.convert("RGB"), dtype=np.float32)) / 255 for picture in pictures]
+    outlines = [_square(alpha_of(picture).astype(np.float32)) for picture in pictures]
+    return _Looks(np.stack(colours), np.stack(outlines), np.log([picture.width / picture.height for picture in pictures]))
 
 
-def _unlike(blob: Blob, look: _Look) -> float:
-    weight = np.minimum(blob.outline, look.outline)
-    colour = float((np.abs(blob.colours - look.colours).mean(axis=2) * weight).sum() / max(weight.sum(), 1e-6))
-    outline = float(np.abs(blob.outline - look.outline).mean())
-    return colour + outline + 0.5 * abs(float(np.log(blob.width / blob.height)) - look.shape)
+def _unlike(blob: Blob, looks: _Looks) -> np.ndarray:
+    weight = np.minimum(blob.outline, looks.outline)
+    colour = (np.abs(blob.colours - looks.colours).mean(axis=3) * weight).sum(axis=(1, 2)) / np.maximum(weight.sum(axis=(1, 2)), 1e-6)
+    outline = np.abs(blob.outline - looks.outline).mean(axis=(1, 2))
+    difference: np.ndarray = colour + outline + 0.5 * np.abs(np.log(blob.width / blob.height) - looks.shape)
+    return difference
 
 
 def answer(read: Read, bank: ObjectBank, subsets: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -214,7 +221,7 @@ def answer(read: Read, bank: ObjectBank, subsets: Sequence[str]) -> dict[str, di
 def _answer_subset(oracle: Oracle, read: Read, subset: str) -> dict[str, dict[str, Any]]:
     @lru_cache(maxsize=32)
     def pixels(path: str) -> np.ndarray:
-        return halved(Image.open(io.BytesIO(read(path))))
+        return observed(Image.open(io.BytesIO(read(path))))
 
     @lru_cache(maxsize=1024)
     def blobs(name: str) -> list[Blob]:

@@ -37,16 +37,16 @@ def test_objects_stay_inside_the_inner_seven_eighths_and_apart(subset: str) -> N
 
 
 def test_pairs_differ_in_category_and_use_every_cut_out_once() -> None:
-    cut_outs = load_bank().cut_outs
-    drawn = [pair_up(cut_outs, np.random.default_rng(seed)) for seed in range(300)]
+    bank = load_bank()
+    drawn = [pair_up(bank.cut_outs, np.random.default_rng(seed), bank.may_meet) for seed in range(300)]
     for pairs in drawn:
         assert all(a.category != b.category for a, b in pairs)
         used = [one.file for pair in pairs for one in pair]
-        assert len(used) == len(set(used)) == len(cut_outs)
+        assert len(used) == len(set(used)) == len(bank.cut_outs)
     assert len({tuple(one.file for pair in pairs for one in pair) for pairs in drawn}) > 290
 
 
 def test_counted_objects_are_large_enough_whatever_the_seed() -> None:
     for seed in range(50):
-        pairs = pair_up(load_bank().cut_outs, np.random.default_rng(seed))
+        pairs = pair_up(load_bank().cut_outs, np.random.default_rng(seed), load_bank().may_meet)
         assert all(countable(choose_objects(pairs, number, "count")[0]) for number in range(40))

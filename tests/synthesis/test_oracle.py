@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from fgray.synthesis.bank import load_bank
 from fgray.synthesis.layout import LAYOUTS
-from fgray.synthesis.oracle import answer, find_blobs, halved
+from fgray.synthesis.oracle import answer, find_blobs, observed
 
 
 def test_every_case_carries_its_attribute_both_ways(composed: Path) -> None:
@@ -70,7 +70,7 @@ def test_blobs_are_found_where_they_were_drawn() -> None:
     draw = ImageDraw.Draw(image)
     draw.rectangle((40, 60, 139, 99), fill=(255, 0, 0))
     draw.ellipse((300, 200, 399, 299), fill=(0, 0, 255))
-    large, small = find_blobs(halved(image), halved(empty))
+    large, small = find_blobs(observed(image), observed(empty))
     assert (large.x, large.y) == pytest.approx((350 / 448, 250 / 448), abs=3 / 448)
     assert (small.x, small.y, small.width, small.height) == pytest.approx((90 / 448, 80 / 448, 100 / 448, 40 / 448), abs=4 / 448)
-    assert find_blobs(halved(empty), halved(empty)) == []
+    assert find_blobs(observed(empty), observed(empty)) == []

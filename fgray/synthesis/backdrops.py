@@ -1,0 +1,75 @@
+"""Backgrounds of drawn pictures: calm patterns of two or more pale or of dark colours; each family belongs to one split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from fgray.synthesis.styles import Colour, Split, colour, mixed
+
+BACKDROP = 256  # px
+
+Family = Callable[[np.random.Generator, Sequence[Colour]], Image.Image]
+
+
+def _along(rng: np.random.Generator) -> np.ndarray:
+    """Return the distance of each pixel along a random direction, float32 [BACKDROP, BACKDROP] in px."""
+    dx, dy = rng.normal(size=2)
+    length = np.sqrt(dx * dx + dy * dy)
+    ys, xs = np.mgrid[:BACKDROP, :BACKDROP]
+    distance: np.ndarray = (xs * dx + ys * dy) / length
+    return distance.astype(np.float32)
+
+
+def gradients(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
+    """One colour turns into another along a line."""
+    distance = _along(rng)
+    return mixed((distance - distance.min()) / np.ptp(distance), colours[0], colours[1])
+
+
+def checkers(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
+    """A chessboard."""
+    ys, xs = np.mgrid[:BACKDROP, :BACKDROP] // int(rng.integers(14, 44))
+    return mixed((xs + ys) % 2, colours[0], colours[1])
+
+
+def clouds(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
+    """Smooth noise of two scales."""
+    weight = np.zeros((BACKDROP, BACKDROP), dtype=np.float32)
+    for cells, share in ((int(rng.integers(3, 6)), 0.65), (int(rng.integers(9, 16)), 0.35)):
+        noise = Image.fromarray(rng.integers(0, 256, size=(cells, cells), dtype=np.uint8))
+        weight += share / 255 * np.asarray(noise.resize((BACKDROP, BACKDROP), Image.Resampling.BICUBIC), dtype=np.float32)
+    return mixed(weight, colours[0], colours[1])
+
+
+def stripes(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
+    """Parallel stripes in any direction."""
+    return mixed(np.floor(_along(rng) / rng.uniform(12, 40)) % 2, colours[0], colours[1])
+
+
+def dots(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
+    """Discs on a square grid."""
+    period, radius = int(rng.integers(24, 56)), rng.uniform(0.2, 0.36)
+    ys, xs = np.mgrid[:BACKDROP, :BACKDROP] % period - period / 2
+    return mixed(xs**2 + ys**2 < (radius * period) ** 2, colours[0], colours[1])
+
+
+def patches(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
+    """Large overlapping triangles."""
+    image = Image.new("RGB", (BACKDROP, BACKDROP), colours[0])
+    draw = ImageDraw.Draw(image)
+    for i in range(14):
+        corners = rng.integers(-40, BACKDROP + 40, size=(3, 2))
+        draw.polygon([(int(x), int(y)) for x, y in corners], fill=colours[i % len(colours)])
+    return image
+
+
+FAMILIES: Mapping[Split, Sequence[Family]] = {"train": (gradients, checkers, clouds), "test": (stripes, dots, patches)}
+
+
+def backdrop(rng: np.random.Generator, split: Split, family: Family) -> Image.Image:
+    """Return an RGB background of BACKDROP x BACKDROP px: three colours in four are pale, the others dark."""
+    saturation, value = ((0.05, 0.25), (0.82, 0.98)) if rng.random() < 0.75 else ((0.2, 0.5), (0.1, 0.26))
+    return family(rng, [colour(rng, split, saturation, value) for _ in range(3)])
