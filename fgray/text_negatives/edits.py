@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from fgray.text_negatives.generator import Negative, Parsed
 
 # Written with a vowel but spoken with a consonant, and the other way round.
-_CONSONANT_SOUND = re.compile(r"(uni(?!n|m)|us(?!h)|ut[ei]|eu|ewe|one\b|once|ubiq|ura|uku|u-)", re.IGNORECASE)
-_VOWEL_SOUND = re.compile(r"([aeiou]|hour|honest|heir|honou?r|8|11\b|18\b)", re.IGNORECASE)
+_CONSONANT_SOUND = re.compile(r"(uni(?!n|m|de)|ufo\b|us(?!h)|ut[ei]|eu|ewe|one\b|once|ubiq|ura|uku|u-)", re.IGNORECASE)
+_VOWEL_SOUND = re.compile(r"([aeiou]|hour|honest|heir|honou?r|8|11\b|18\b|(suv|rv|mp3|nba|nfl|mri|x-?ray)\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

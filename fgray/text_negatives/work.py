@@ -86,6 +86,11 @@ AFTERWARDS = ("run.py", "blind.py", "refine.py", "collect.py", "wordnet_builder.
 """Modules of this package that no negative depends on."""
 
 
+def _code_of(name: str) -> str:
+    """Return a hash of one module of this package."""
+    return hashlib.sha256((resources.files("fgray.text_negatives") / name).read_bytes()).hexdigest()
+
+
 @cache
 def _code_digest(module: str) -> str:
     """Return a hash of this package's code and of the generator's own module: a rule that is mended makes other negatives."""
@@ -138,9 +143,11 @@ class Engine:
 
     def score(self, judge: LanguageModelSource, texts: Sequence[str]) -> Results:
         """Return ``total`` and ``tokens`` of each text."""
-        items = _items(LOGLIK, judge.fingerprint(), texts, [text.encode() for text in texts])
+        code = [_code_of(name) for name in ("causal.py", "language_model.py")]
+        fingerprint = digest_of({"model": judge.fingerprint(), "code": code})
+        items = _items(LOGLIK, fingerprint, texts, [text.encode() for text in texts])
         stage = self._stage("language model", partial(ScoreTexts, judge, self.compute.device), True)
-        return self._answer(LOGLIK, judge.fingerprint(), items, stage, self.compute.unit_rows)
+        return self._answer(LOGLIK, fingerprint, items, stage, self.compute.unit_rows)
 
     def _stage(self, name: str, build: Any, has_model: bool) -> Stage:
         """Return a stage; only one with a language model goes to GPUs."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +16,7 @@ from fgray.config import config_from_text
 from fgray.data.negatives import read_negatives
 from fgray.engine.gc import collect
 from fgray.errors import ConfigError, ModelError, RunError
+from fgray.text_negatives import work
 from fgray.text_negatives.causal import CausalScorer
 from fgray.text_negatives.run import make_text_negatives
 from tests.text_negatives.conftest import needs
@@ -183,6 +186,24 @@ def test_other_units_a_smaller_draw_and_a_second_run_give_the_same_bytes(pairs, 
     b = read_negatives(str(tmp_path / "b"))[0]
     assert set(b["anchor"].to_pylist()) < set(a["anchor"].to_pylist())
     assert a.filter(pc.is_in(a["anchor"], value_set=b["anchor"].combine_chunks())).equals(b)
+
+
+@pytest.mark.parametrize(("module", "kept"), [("causal.py", "parse"), ("swaps.py", "parse text_loglik"), ("blind.py", "all")])
+def test_results_of_other_code_are_not_used(module, kept, pairs, tmp_path, causal_folder, monkeypatch) -> None:
+    code = tmp_path / "code"
+    shutil.copytree(Path(work.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(work, "resources", SimpleNamespace(files=lambda package: code))
+    store = f"\nstore: {tmp_path / 'store'}"
+    computed = []
+    for name in ("a", "b"):
+        work._code_digest.cache_clear()
+        run(pairs, tmp_path / name, more=judged(causal_folder) + store)
+        computed.append({path for path in (tmp_path / "store").rglob("part-*")})
+        with (code / module).open("a") as file:
+            file.write("# mended\n")
+    work._code_digest.cache_clear()
+    again = {path.parent.name for path in computed[1] - computed[0]}
+    assert again == {"parse", "text_negatives", "text_loglik"} - set(kept.split()) if kept != "all" else not again
 
 
 def test_the_seed_changes_choices(pairs, tmp_path, causal_folder) -> None:

@@ -6,7 +6,9 @@ from fgray.text_negatives.edits import Edit, apply, article, like, swap
 @pytest.mark.parametrize(
     ("word", "expected"),
     [("dog", "a"), ("otter", "an"), ("umbrella", "an"), ("unicorn", "a"), ("uniform", "a"), ("hour", "an"), ("horse", "a"),
-     ("one-way", "a"), ("onion", "an"), ("usher", "an"), ("used", "a"), ("European", "a"), ("orange", "an")],
+     ("one-way", "a"), ("onion", "an"), ("usher", "an"), ("used", "a"), ("European", "a"), ("orange", "an"),
+     ("unidentified", "an"), ("SUV", "an"), ("x-ray", "an"), ("RV", "an"), ("rviol", "a"), ("UFO", "a"), ("ATV", "an"), ("TV", "a"),
+     ("8", "an"), ("11", "an"), ("110", "a")],
 )  # fmt: skip
 def test_the_article_follows_the_sound(word, expected):
     assert article(word) == expected
