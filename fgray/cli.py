@@ -153,6 +153,24 @@ def explore(
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="The run folder of a train_clip job.")],
+    destination: Annotated[str, typer.Argument(help="Folder or s3:// prefix to write.")],
+    step: Annotated[int | None, typer.Option(help="Checkpoint of this step; default: the best one, or the newest.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of the trained weights, 0 to 1, the rest from before (WiSE-FT).")] = None,
+    base: Annotated[str | None, typer.Option(metavar="KIND|YAML", help="The model before training, where it has moved.")] = None,
+) -> None:
+    """Write a model folder from a training run; plain open_clip loads it, too.
+
+    \b
+    Examples:
+      fgray export runs/train/quickstart models/quickstart
+      fgray export runs/train/quickstart models/half --step 40 --alpha 0.5
+    """
+    show.facts(fgray.export(run, destination, step, alpha, None if base is None else show.model(base, None)))
+
+
+@app.command()
 def score(
     image: Annotated[str, typer.Argument(help="A picture: path or s3:// address.")],
     texts: Annotated[list[str], typer.Argument(help="What it might show.")],

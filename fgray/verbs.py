@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fgray.loop.run import LoopResult
     from fgray.mining.distractors import DistractorsResult
     from fgray.mining.run import MineResult
+    from fgray.models.trained import TrainedCard
     from fgray.text_negatives.run import TextNegativesResult
     from fgray.training.run import TrainResult
 
@@ -36,6 +37,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "explore",
+    "export",
     "fetch_benchmark",
     "gc_store",
     "import_benchmark",
@@ -178,6 +180,30 @@ def explore(data: str | None, benchmark: str, output: str, options: Mapping[str,
         job = EvalJob(job="eval", name="explore", model=TinyModel(kind="tiny"), benchmarks=[section], output=cache)
         (loaded,) = load_benchmarks(job).values()
         return write_explore(loaded, lambda _, key: _read_image(loaded, key), output)
+
+
+def export(run: str, destination: str, step: int | None = None, alpha: float | None = None, base: ModelConfig | None = None) -> TrainedCard:
+    """Write a model folder from a training run's checkpoint; plain open_clip loads it, and so does ``kind: trained``.
+
+    Args:
+        run: the run folder of a train_clip job, finished or not.
+        destination: a new folder or s3:// prefix.
+        step: which checkpoint; None: the best one of the run's selection, else the newest.
+        alpha: share of the trained weights, from 0 (the model that the run started from) to 1 (WiSE-FT); None: 1.
+        base: the model that the run started from, where it lies elsewhere now.
+
+    Raises:
+        FgrayError: the run has no such checkpoint, or the model that it started from is not there any more.
+    """
+    from fgray.launch.report import job_of
+    from fgray.runs import RunFolder
+    from fgray.training.export import export_run
+
+    folder = RunFolder(run)
+    job = job_of(folder)
+    if not isinstance(job, TrainClipJob):
+        raise ConfigError(f"a {job.job} job trains nothing", where=run, fix="name the folder of a train_clip run")
+    return export_run(folder, job, destination, step, alpha, base)
 
 
 def score(image: str, texts: Sequence[str], model: ModelConfig) -> list[TextScore]:

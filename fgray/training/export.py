@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from fgray.config.schema import ModelConfig
-from fgray.errors import DataError
-from fgray.models.trained import TrainedCard, write_trained
+from fgray.config.train import TrainClipJob
+from fgray.errors import ConfigError, DataError, NotFound
+from fgray.models.trained import CARD, TrainedCard, write_trained
+from fgray.runs import RunFolder
 from fgray.storage import open_storage
+from fgray.training.checkpoint import Checkpoints, Saved
 from fgray.training.model import open_trainable_source
 from fgray.training.state import AVERAGE, WEIGHT
+from fgray.training.wise_ft import interpolate
 
 
 def trained_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -55,3 +59,81 @@ def export_model(path: str, config: ModelConfig, weights: Mapping[str, Tensor], 
         state[name] = value.to(torch.float32)
     facts = {"parent": fingerprint, **origin}
     return write_trained(open_storage(path), state, source.settings, source.preprocess, source.card, facts)
+
+
+def chosen_checkpoint(checkpoints: Checkpoints, step: int | None = None) -> Saved:
+    """Return the checkpoint of a step; by default the best one of the run's selection, where it has one, else the newest.
+
+    Raises:
+        NotFound: there is none.
+        DataError: it is damaged.
+    """
+    where = checkpoints.storage.uri
+    steps = checkpoints.steps()
+    if not steps:
+        raise NotFound("there is no checkpoint", where=where, fix="name the folder of a train_clip run that has written one")
+    if step is None:
+        last = checkpoints.load(steps[-1])
+        assert last is not None
+        history: list[dict[str, Any]] = last.facts.get("selection", [])
+        step = max(history, key=lambda row: (row["value"], -row["step"]))["step"] if history else last.step
+        if step == last.step:
+            return last
+    if step not in steps:
+        raise NotFound(f"there is no checkpoint of step {step}", where=where, fix=f"there are {', '.join(map(str, steps))}")
+    found = checkpoints.load(step)
+    assert found is not None
+    return found
+
+
+def origin_of(job: TrainClipJob, run: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """Return what a model's card says of the run that made it.
+
+    Args:
+        job: the training job.
+        run: its run.json.
+        step: of the checkpoint.
+    """
+    return {
+        "name": job.name,
+        "run": run["fingerprint"],
+        "step": step,
+        "data": [one["fingerprint"] for one in run["sources"]],
+        "losses": [config.model_dump(mode="json") for config in job.losses],
+    }
+
+
+def export_run(
+    folder: RunFolder, job: TrainClipJob, path: str, step: int | None = None, alpha: float | None = None, base: ModelConfig | None = None
+) -> TrainedCard:
+    """Write the model folder of a run's checkpoint, or of weights between the run's start and that checkpoint.
+
+    Args:
+        folder: the run folder of a train_clip job, finished or not.
+        job: its job.
+        path: a new folder.
+        step: which checkpoint; None: see `chosen_checkpoint`.
+        alpha: share of the trained weights (WiSE-FT); None: all of them.
+        base: the model that the run started from, where it lies elsewhere now; None: as the job says.
+
+    Raises:
+        ConfigError: a share that is no share, a folder that holds a model, or a base that is another model.
+        NotFound, DataError: as `chosen_checkpoint`.
+        ModelError: the model that the run started from cannot be loaded.
+    """
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise ConfigError(f"{alpha:g} is no share of the trained weights", where="alpha", fix="give a number from 0 to 1")
+    if open_storage(path).exists(CARD):
+        raise ConfigError("the folder holds a model", where=path, fix="name a new folder")
+    run = folder.read_run()
+    start = base or job.model
+    if open_trainable_source(start).fingerprint() != run["model"]["fingerprint"]:
+        what = "this is not the model that the run started from" if base else "the model that the run started from has changed"
+        raise ConfigError(what, where=folder.uri, fix="name that model with base")
+    saved = chosen_checkpoint(Checkpoints(folder.storage, job.checkpoints.keep), step)
+    weights, origin = trained_weights(saved.tensors), origin_of(job, run, saved.step)
+    if alpha is not None:
+        before = weights_of(start)
+        weights = interpolate({name: before[name] for name in weights if name in before}, weights, alpha)
+        origin |= {"name": f"{job.name} at alpha {alpha:g}", "alpha": alpha}
+    return export_model(path, start, weights, origin)

@@ -17,8 +17,8 @@ from fgray.evaluation.plan import data_fingerprint
 from fgray.models.trained import CARD, FOLDER
 from fgray.report.train import write_train_report
 from fgray.runs import SELECTION, RunFolder, describe_job
-from fgray.training.checkpoint import Checkpoints, Saved
-from fgray.training.export import export_model, trained_weights
+from fgray.training.checkpoint import Checkpoints
+from fgray.training.export import chosen_checkpoint, export_model, origin_of, trained_weights
 from fgray.training.log import read_log
 from fgray.training.model import open_trainable_source
 from fgray.training.overlap import check_disjoint
@@ -137,18 +137,8 @@ def _finish(folder: RunFolder, job: TrainClipJob, run: dict[str, Any], steps: in
     checkpoints = Checkpoints(folder.storage, job.checkpoints.keep)
     last = checkpoints.load()
     assert last is not None
-    history: list[dict[str, Any]] = last.facts.get("selection", [])
-    best = max(history, key=lambda row: (row["value"], -row["step"]))["step"] if history else last.step
-    chosen: Saved | None = last if best == last.step else checkpoints.load(best)
-    assert chosen is not None
-    origin = {
-        "name": job.name,
-        "run": run["fingerprint"],
-        "step": chosen.step,
-        "data": [one["fingerprint"] for one in run["sources"]],
-        "losses": [config.model_dump(mode="json") for config in job.losses],
-    }
-    card = export_model(f"{folder.uri}/{FOLDER}", job.model, trained_weights(chosen.tensors), origin)
+    chosen = chosen_checkpoint(checkpoints)
+    card = export_model(f"{folder.uri}/{FOLDER}", job.model, trained_weights(chosen.tensors), origin_of(job, run, chosen.step))
     rows = [row for row in read_log(folder) if "loss" in row]
     training = {
         "steps": last.step,
@@ -157,7 +147,7 @@ def _finish(folder: RunFolder, job: TrainClipJob, run: dict[str, Any], steps: in
         "exported_step": chosen.step,
         "final_loss": rows[-1]["loss"] if rows else None,
         "model_sha256": card.sha256,
-        "selection": history,
+        "selection": last.facts.get("selection", []),
     }
     fingerprints = {
         "config": run["fingerprint"],

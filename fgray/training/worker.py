@@ -120,9 +120,11 @@ class _Worker:
             done = step + 1
             if self.log is not None and (done % every == 0 or done == self.steps):
                 self.log.add(done, {**numbers, **meter.read(), "epoch": done / self.order.steps_per_epoch})
-            stop = self._evaluate(done) if self.selection is not None and self.selection.due(done, self.steps) else False
+            due = self.selection is not None and self.selection.due(done, self.steps)
+            stop = self._evaluate(done) if due else False
             leaving = done % POLL_STEPS == 0 and self.preempted()
-            if stop or leaving or done == self.steps or done % self.job.checkpoints.every_steps == 0:
+            # What was evaluated is kept at once: it may be the best, which is exported.
+            if due or leaving or done == self.steps or done % self.job.checkpoints.every_steps == 0:
                 self._save(done, checkpoints, stop)
                 if leaving:
                     checkpoints.wait()

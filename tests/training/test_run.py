@@ -112,7 +112,7 @@ def test_an_image_of_an_evaluation_set_is_refused(tmp_path: Path) -> None:
 def test_selection_picks_the_step_and_is_named(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "data")
     chosen = {"benchmarks": [{"name": "spec_style", "cases": 1}], "metric": "spec_style/macro/accuracy", "every_steps": 2, "patience": 2}
-    job = config(pairs, tmp_path / "run", steps=20, selection=chosen, checkpoints={"every_steps": 2, "keep": 1})
+    job = config(pairs, tmp_path / "run", steps=20, selection=chosen, checkpoints={"every_steps": 3, "keep": 1})
     result = fgray.train(config_from_text(json.dumps(job), "job.yaml"))
     history = result.training["selection"]
     best = max(history, key=lambda row: (row["value"], -row["step"]))
