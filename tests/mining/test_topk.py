@@ -224,7 +224,8 @@ class TestFoolTheScreen:
         monkeypatch.setitem(screen.SHAPES, "cpu", Shape(4, 64))
         below, above = (0.125 * (1 + 2.0**-8 + sign * 2.0**-20) for sign in (-1, 1))
         asked = torch.full((1, 65), 0.125)
-        searched = torch.tensor([0.125, -0.125] * 32 + [0.0]).repeat(330, 1)
+        searched = torch.tensor([-0.125] * 64 + [0.0]).repeat(330, 1)
+        searched[:20] = torch.tensor([0.125, -0.125] * 32 + [0.0])
         searched[270] = torch.tensor([below, -above] * 32 + [2.0**-12])
         check(top_k(asked, Corpus(searched), 10), asked, searched, 10)
         assert exact_scores(asked, searched)[0].argmax() == 270
