@@ -111,8 +111,9 @@ def test_a_missing_word_and_a_missing_filling_are_placeholders(negatives):
 
 def test_the_masked_word_is_a_word_not_its_letters(negatives):
     filler = Fillings("cat")
-    negatives("ce_clip", "The dogged hiker pets the dog .", types=["noun"], filler=filler, seed=1)
-    assert {text for text, _ in filler.asked} <= {"The dogged <mask> pets the dog .", "The dogged hiker pets the <mask> ."}
+    for seed in range(12):
+        negatives("ce_clip", "The dogged hiker pets the dog .", types=["noun"], filler=filler, seed=seed)
+    assert {text for text, _ in filler.asked} == {"The dogged <mask> pets the dog .", "The dogged hiker pets the <mask> ."}
 
 
 def test_upstream_masks_the_first_occurrence_of_the_letters(negatives):
