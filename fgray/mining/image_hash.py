@@ -56,6 +56,13 @@ def _intervals() -> tuple[tuple[float, float], ...]:
 
 
 @cache
+def windows() -> tuple[tuple[float, float, float, float], ...]:
+    """Return (left, top, right, bottom) of every column of a bank, as shares of the sides; column 1 is the whole frame, mirrored."""
+    places = [(left, top, right, bottom) for top, bottom in _intervals() for left, right in _intervals()]
+    return (places[0], *places)
+
+
+@cache
 def _basis() -> npt.NDArray[np.float64]:
     """Return the cosines of every stretch, integrated over pixels: float64 [stretches, FREQUENCIES, SIZE].
 

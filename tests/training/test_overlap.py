@@ -11,7 +11,7 @@ from fgray.data.index import open_images
 from fgray.embedding import Compute
 from fgray.errors import DataError
 from fgray.mining.image_hash import Hashes, distances
-from fgray.training.overlap import Overlap, check_disjoint, find_overlaps, same_pictures
+from fgray.training.overlap import Overlap, check_disjoint, find_overlaps, near_pictures
 from fgray.training.sources import load_sources
 from tests.small_data import write_picture, write_spec
 from tests.training.small_sources import train_job, write_pairs
@@ -32,10 +32,12 @@ def test_copies_of_photographs_are_found(data_root: Path, tmp_path: Path) -> Non
         (ours / f"{number:03d}.jpg").write_bytes(path.read_bytes())
     for number, path in enumerate(photographs(data_root, 60, "test")):
         (theirs / f"{number:03d}.jpg").write_bytes(path.read_bytes())
-    image = {number: Image.open(ours / f"{number:03d}.jpg").convert("RGB") for number in (3, 8, 21, 34)}
+    image = {number: Image.open(ours / f"{number:03d}.jpg").convert("RGB") for number in (3, 8, 21, 34, 40, 55)}
     image[3].save(theirs / "jpeg.jpg", quality=40)
     image[8].resize((400, 380), Image.Resampling.BILINEAR).save(theirs / "larger.png")
     ImageOps.mirror(image[21]).save(theirs / "mirrored.jpg", quality=90)
+    image[40].crop((10, 4, 215, 220)).save(theirs / "part.jpg", quality=60)
+    ImageOps.mirror(image[55].crop((0, 12, 200, 224)).resize((320, 240))).save(theirs / "part, mirrored.jpg", quality=80)
     (theirs / "same.jpg").write_bytes((ours / "034.jpg").read_bytes())
     found = find_overlaps(open_images(str(ours)), open_images(str(theirs)), str(tmp_path / "store"), COMPUTE, PIXELS)
     assert found == [
@@ -43,6 +45,8 @@ def test_copies_of_photographs_are_found(data_root: Path, tmp_path: Path) -> Non
         Overlap("008", "larger", "picture"),
         Overlap("021", "mirrored", "picture"),
         Overlap("034", "same", "file"),
+        Overlap("040", "part", "picture"),
+        Overlap("055", "part, mirrored", "picture"),
     ]
 
 
@@ -76,13 +80,16 @@ def test_distances_are_those_of_mining() -> None:
     for bits in range(8):  # so that distances from 0 to 8 occur in every column
         ours = np.where(rng.random((300, 11)) < 0.5, ours ^ flips[:, :, bits], ours)
     known = Hashes(ours, rng.random(300) < 0.9), Hashes(theirs, rng.random(40) < 0.9)
-    found = same_pictures(*known, distance=2)
-    expected = []
-    for i in range(300):
-        near = [j for j in range(40) if distances(ours[i : i + 1], theirs[j : j + 1])[0] <= 2 and known[0].known[i] and known[1].known[j]]
-        expected.append(near[0] if near else -1)
+    found = near_pictures(*known, distance=2)
+    expected = [
+        [i, j]
+        for i in np.flatnonzero(known[0].known)
+        for j in np.flatnonzero(known[1].known)
+        if distances(ours[i : i + 1], theirs[j : j + 1])[0] <= 2
+    ]
     assert found.tolist() == expected
-    assert 20 < (found >= 0).sum() < 280
+    assert 20 < len(expected) < 280
+    assert near_pictures(Hashes(ours[:0], known[0].known[:0]), known[1], 2).shape == (0, 2)
 
 
 def test_a_job_that_names_its_own_images_is_refused(tmp_path: Path) -> None:
