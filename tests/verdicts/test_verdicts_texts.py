@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 TYPES = {
     "negclip": {"swap_noun_phrase", "swap_noun", "swap_adjective", "swap_verb", "swap_adverb"},
     "sugarcrepe": {"replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att"},
+    "sugarcrepe_refined": {"replace_obj", "replace_att", "replace_rel", "swap_att", "add_obj", "add_att"},
     "spec_edits": {"size", "position", "existence", "count"},
 }
 SPLITS = {family: "test" if family == "sugarcrepe_refined" else "train" for family in TYPES}
