@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from fgray.text_negatives.edits import Edit, apply, like
+from fgray.text_negatives.edits import Edit, apply, article, like
 from fgray.text_negatives.generator import Generator, Negative, Parsed, Tools, chance
 from fgray.text_negatives.grammar import ANIMATE, children, hyphenated, lower, visible_sense
 from fgray.text_negatives.inflection import plural
@@ -115,12 +115,12 @@ def _is_place(caption: Parsed, at: int, words: list[str]) -> bool:
 
 def _existences(caption: Parsed, tools: Tools) -> Iterator[Change]:
     for at, token in enumerate(caption.tokens):
-        word = lower(token)
+        word, noun = lower(token), caption.tokens[token.head]
         if word == "with" and token.dep == "prep" and _can_be_absent(caption, at, tools):
             yield _replace(caption, at, at + 1, "without")
         elif word == "without" and token.dep == "prep" and children(caption, at, "pobj"):
             yield _replace(caption, at, at + 1, "with")
-        elif word == "no" and token.dep == "det" and caption.tokens[token.head].tag in ("NN", "NNS") and at + 1 < len(caption.tokens):
+        elif word == "no" and token.head > at and children(caption, token.head, "det") == [at] and noun.tag in ("NN", "NNS"):
             yield _some(caption, at)
         elif word in ("a", "an", "some") and token.dep == "det" and _is_stated(caption, token.head):
             yield _replace(caption, at, at + 1, "no")
@@ -135,11 +135,10 @@ def _existences(caption: Parsed, tools: Tools) -> Iterator[Change]:
 
 def _some(caption: Parsed, at: int) -> Change:
     """Put an article, or nothing before a plural, in the place of "no"."""
-    token, noun = caption.tokens[at], caption.tokens[caption.tokens[at].head]
+    token, noun, following = caption.tokens[at], caption.tokens[caption.tokens[at].head], caption.tokens[at + 1]
     if noun.tag == "NNS":
-        following = caption.tokens[at + 1]
         return [Edit(token.start, following.end, following.text)], f"no {noun.text} -> {noun.text}"
-    edits, _ = _replace(caption, at, at + 1, "some" if noun.lemma == noun.text and _is_mass(caption, at) else "a")
+    edits, _ = _replace(caption, at, at + 1, "some" if noun.lemma == noun.text and _is_mass(caption, at) else article(following.text))
     return edits, f"no {noun.text} -> {edits[0].text} {noun.text}"
 
 

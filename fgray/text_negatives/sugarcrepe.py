@@ -115,7 +115,7 @@ def _opposites(caption: Parsed, at: int, length: int, wordnet: WordNet) -> list[
     thing = caption.tokens[children(caption, at + length - 1, "pobj")[0]].lemma
     if lower(caption.tokens[at]) == "on" and length == 1 and wordnet.is_kind_of(thing, "n", "vehicle"):
         return [option for option in options if option != "under"]
-    return options
+    return [option for option in options if at == 0 or option.split()[0] != lower(caption.tokens[at - 1])]  # no "out out of"
 
 
 def _is_spatial(caption: Parsed, at: int, length: int, wordnet: WordNet) -> bool:

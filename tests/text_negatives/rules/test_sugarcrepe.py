@@ -62,6 +62,11 @@ def test_a_relation_is_replaced_by_its_opposite_or_another_action(made):
     assert made("replace_rel", "A black dog runs on a bed .") >= {"A black dog jumps on a bed ."}
 
 
+def test_no_relation_says_a_word_twice(made):
+    assert made("replace_rel", "The dog steps into the water .") == {"The dog steps out of the water ."}
+    assert made("replace_rel", "The dog steps out into the water .") == set()
+
+
 def test_objects_are_swapped(made):
     assert made("swap_obj", "A man holds a dog .") == {"A dog holds a man ."}
 
