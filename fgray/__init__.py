@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "build_shards",
     "compare",
+    "convert",
     "doctor",
     "evaluate",
     "explore",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from fgray.verbs import (
         build_shards,
         compare,
+        convert,
         doctor,
         evaluate,
         explore,

@@ -171,6 +171,25 @@ def export(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A .pt, .pth, .bin or .ckpt file: path or s3:// address.")],
+    destination: Annotated[str, typer.Argument(help="The .safetensors file to write.")],
+    trust: Annotated[bool, typer.Option("--trust", help="Run the code that the file brings; it has your rights.")] = False,
+) -> None:
+    """Write a checkpoint's weights as safetensors.
+
+    A file of plain tensors needs no trust. Others run code when they are loaded: a process of its own does that, and only tensors come
+    back from it. It is no sandbox.
+
+    \b
+    Examples:
+      fgray convert negclip.pt negclip.safetensors
+      fgray convert ViT-B-32.pt ViT-B-32.safetensors --trust
+    """
+    show.facts(fgray.convert(source, destination, trust))
+
+
+@app.command()
 def score(
     image: Annotated[str, typer.Argument(help="A picture: path or s3:// address.")],
     texts: Annotated[list[str], typer.Argument(help="What it might show.")],

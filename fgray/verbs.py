@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fgray.loop.run import LoopResult
     from fgray.mining.distractors import DistractorsResult
     from fgray.mining.run import MineResult
+    from fgray.models.convert import Converted
     from fgray.models.trained import TrainedCard
     from fgray.text_negatives.run import TextNegativesResult
     from fgray.training.run import TrainResult
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "build_shards",
     "compare",
+    "convert",
     "doctor",
     "evaluate",
     "explore",
@@ -204,6 +206,22 @@ def export(run: str, destination: str, step: int | None = None, alpha: float | N
     if not isinstance(job, TrainClipJob):
         raise ConfigError(f"a {job.job} job trains nothing", where=run, fix="name the folder of a train_clip run")
     return export_run(folder, job, destination, step, alpha, base)
+
+
+def convert(source: str, destination: str, trust: bool = False) -> Converted:
+    """Write the weights of a checkpoint as safetensors, which hold nothing but tensors.
+
+    Args:
+        source: path or s3:// address of a .pt, .pth, .bin or .ckpt file.
+        destination: a new .safetensors file.
+        trust: run the code that the file brings, in a process of its own but with your rights; plain tensors need no trust.
+
+    Raises:
+        FgrayError: the file brings code and is not trusted, or holds no state dict.
+    """
+    from fgray.models.convert import convert_checkpoint
+
+    return convert_checkpoint(source, destination, trust)
 
 
 def score(image: str, texts: Sequence[str], model: ModelConfig) -> list[TextScore]:

@@ -19,7 +19,7 @@ from fgray import verbs
 
 PROJECT = Path(__file__).resolve().parents[1]
 COMMANDS = [
-    "submit", "plan", "report", "compare", "explore", "export", "score", "shards build", "shards verify", "import", "fetch",
+    "submit", "plan", "report", "compare", "explore", "export", "convert", "score", "shards build", "shards verify", "import", "fetch",
     "list benchmarks", "list models", "list metrics", "list filters", "list generators", "schema", "store gc", "doctor",
 ]  # fmt: skip
 

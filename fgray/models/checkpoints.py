@@ -19,8 +19,13 @@ from fgray.storage import open_storage
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (*_PICKLES, ".safetensors")
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts keep the weights
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts keep the weights
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # plain numbers inside OpenAI's archives
+_CONVERT = "where you trust who made it, run: fgray convert FILE weights.safetensors --trust"
+
+
+class BringsCodeError(ModelError):
+    """The checkpoint is no plain file of tensors: loading it would run what it brings."""
 
 
 def checkpoint_sha256(uri: str) -> str:
@@ -43,7 +48,8 @@ def read_state_dict(uri: str) -> tuple[dict[str, torch.Tensor], str]:
         uri: path, file:// or s3:// address of a ``.safetensors``, ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file.
 
     Raises:
-        ModelError: it is a TorchScript archive, a pickle with foreign globals, or no state dict.
+        BringsCodeError: it is a TorchScript archive, or a pickle with foreign globals.
+        ModelError: it is damaged, or holds no state dict.
         NotFound: there is no such file.
         StorageError: it cannot be read.
     """
@@ -53,7 +59,7 @@ def read_state_dict(uri: str) -> tuple[dict[str, torch.Tensor], str]:
     storage, name = _place(uri)
     data = storage.read_bytes(name)
     loaded = _read_safetensors(data, uri) if suffix == ".safetensors" else _read_pickle(data, uri)
-    for key in _WRAPPERS:
+    for key in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping):
@@ -113,17 +119,14 @@ def _read_pickle(data: bytes, uri: str) -> Any:
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise ModelError(
-                    "this is a TorchScript archive (as OpenAI publishes its .pt files), which holds code",
-                    where=uri,
-                    fix="convert it where you trust it: torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pt')",
-                )
+                what = "this is a TorchScript archive (as OpenAI publishes its .pt files), which holds code"
+                raise BringsCodeError(what, where=uri, fix=_CONVERT)
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))
         what = f"the pickle wants to run '{names[0]}', which is refused" if names else "the file is no plain pickle of tensors"
-        raise ModelError(what, where=uri, fix="save the bare state dict as .safetensors where you trust the file") from error
+        raise BringsCodeError(what, where=uri, fix=_CONVERT) from error
     except (RuntimeError, EOFError, ValueError) as error:
         reason = (str(error) or "it ends too early").splitlines()[0]
         what = f"the file is no readable torch checkpoint ({reason})"
