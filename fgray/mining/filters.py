@@ -49,6 +49,14 @@ class Filter(BaseModel, ABC):
         """Return whether it compares with the score of a positive."""
         return False
 
+    def check(self, sides: Sides) -> None:
+        """Refuse sides that lack what it looks at, before anything is embedded or searched.
+
+        Raises:
+            DataError: they do.
+        """
+        return
+
     def curve(self, direction: Direction) -> dict[str, list[tuple[float, Self]]]:
         """Return option -> (threshold, this filter with that option alone in force), for options that work in a direction."""
         off: dict[str, Any] = dict.fromkeys(self.CURVES)

@@ -53,15 +53,14 @@ class OtherCaptions(Filter):
 class SameLabel(Filter):
     """Drops candidates that share a class or cluster with the anchor."""
 
-    def keep(self, candidates: Candidates, sides: Sides, resources: Resources) -> Mask:
-        """Return which candidates stay.
-
-        Raises:
-            DataError: no anchor, or nothing in the corpus, has a label.
-        """
+    def check(self, sides: Sides) -> None:
+        """Refuse anchors, or a corpus, without any label."""
         for what, side in (("anchors", sides.anchors), ("corpus", sides.corpus)):
-            if len(side.keys) and not side.labels.shape[1]:
+            if not side.labels.nnz:
                 raise DataError(f"the {what} have no labels for filter same_label", fix="remove the filter, or bring pairs with labels")
+
+    def keep(self, candidates: Candidates, sides: Sides, resources: Resources) -> Mask:
+        """Return which candidates stay."""
         return ~any_match(candidates, sides.anchors.labels, sides.corpus.labels, np.equal)
 
 

@@ -84,11 +84,13 @@ class NearDuplicateImages(_NearDuplicates):
         None, description="drops at this cosine of the image embeddings or higher; null: they are not compared", ge=-1, le=1
     )
 
-    def _members(self, side: Side, sides: Sides, resources: Resources) -> Members:
-        members = images_of(side, sides, resources)
-        if sum(len(keys) for _, keys in members.side.places) != len(members.side.keys):
+    def check(self, sides: Sides) -> None:
+        """Refuse pairs that do not say where their images lie."""
+        if sum(len(keys) for _, keys in sides.images.places) != len(sides.images.keys):
             raise DataError("near_duplicate_images has no images to compare", fix="remove the filter, or bring the images of the pairs")
-        return members
+
+    def _members(self, side: Side, sides: Sides, resources: Resources) -> Members:
+        return images_of(side, sides, resources)
 
     def _tests(self, ours: Side, theirs: Side, resources: Resources) -> list[Test]:
         tests: list[Test] = []

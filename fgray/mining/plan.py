@@ -57,6 +57,9 @@ def plan_mining(job: MineJob) -> MinePlan:
     """
     chain = checked_chain(job)
     sets = load_sets(job)
+    linked = Linked(sets[0], sets[1] if job.corpus is not None else None)
+    found = linked.checked_sides(job.directions, chain)
+    sizes = {direction: (len(sides.anchors.keys), len(sides.corpus.keys)) for direction, sides in found.items()}
     work = None
     if not isinstance(job.model, PrecomputedModel):
         source = open_model(job.model)
@@ -64,9 +67,4 @@ def plan_mining(job: MineJob) -> MinePlan:
         images, texts = needed(job, sets, fingerprint)
         rows = resolve_compute(job.compute, source).unit_rows
         work = plan_work(pa.concat_tables(images), pa.concat_tables(texts), ResultStore(job.store_uri, fingerprint), rows)
-    linked = Linked(sets[0], sets[1] if job.corpus is not None else None)
-    sizes = {}
-    for direction in job.directions:
-        sides = linked.sides(direction)
-        sizes[direction] = (len(sides.anchors.keys), len(sides.corpus.keys))
     return MinePlan(job, work, sizes, {name: describe(type(built)) for name, built in chain})

@@ -113,7 +113,9 @@ class _Mining:
 
     def finish(self) -> MineResult:
         job, start = self.job, time.monotonic()
-        sets, quarantine = self.embeddings.prepare(load_sets(job))
+        given = load_sets(job)
+        Linked(given[0], given[1] if job.corpus is not None else None).checked_sides(job.directions, self.chain)
+        sets, quarantine = self.embeddings.prepare(given)
         self.folder.write_table(RunFolder.ITEMS, self.embeddings.items)
         self.folder.write_table(RunFolder.QUARANTINE, quarantine)
         linked = Linked(sets[0], sets[1] if job.corpus is not None else None)

@@ -18,6 +18,7 @@ from fgray.data.negatives import DIRECTIONS
 from fgray.data.pairs import PairSet
 from fgray.errors import DataError
 from fgray.mining.candidates import Kind, Side, Sides
+from fgray.mining.filters import Chain
 
 Places = tuple[tuple[ImageIndex, Sequence[str]], ...]
 
@@ -87,6 +88,18 @@ class Linked:
             texts=_side("text", sorted({text for pairs in sets for text in pairs.texts}), table, images, labels, ()),
             positives=side(corpus_kind, self.pairs) if crossing else None,
         )
+
+    def checked_sides(self, directions: Sequence[Direction], chain: Chain) -> dict[Direction, Sides]:
+        """Return the sides of each direction.
+
+        Raises:
+            DataError: what `sides` finds, or a filter lacks what it looks at.
+        """
+        found = {direction: self.sides(direction) for direction in directions}
+        for sides in found.values():
+            for _, built in chain:
+                built.check(sides)
+        return found
 
     def rows(self, direction: Direction, sides: Sides) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return (anchor, positive) row numbers of every pair, sorted; positive is -1 where the direction has none."""

@@ -11,7 +11,6 @@ from PIL import Image
 
 from fgray.config.schema import AuditConfig, NamedConfig
 from fgray.data.index import ImageIndex, open_images
-from fgray.errors import DataError
 from fgray.mining.audit import DirectionAudit, Share, audit_direction, judge, retrieve
 from fgray.mining.candidates import Sides
 from fgray.mining.filters import build_filters
@@ -257,12 +256,6 @@ def test_an_audit_without_anchors_is_empty(index: ImageIndex, resources) -> None
     assert out["anchors"] == 0
     nothing = {"seen": 0, "lost": 0, "share": None, "ci95": None}
     assert out["filters"]["chain"] == {"true_negatives": nothing, "hardest_true_negatives": nothing}
-
-
-def test_same_label_without_labels_is_refused(index: ImageIndex, resources) -> None:
-    sides = small_sides("image_to_image", IMAGES, TEXTS, LINKS, None, index)
-    with pytest.raises(DataError, match="no labels"):
-        audit("image_to_image", sides, search(sides, resources, np.arange(2), np.full(2, -1), 4), [{"name": "same_label"}], resources)
 
 
 def test_intervals_know_that_candidates_of_an_anchor_go_together() -> None:

@@ -87,10 +87,10 @@ def test_labels_by_hand(tmp_path):
     assert dropped(SameLabel(), sides, small_resources(tmp_path)) == pets | {("c", "sea")}
 
 
-def test_labels_that_nobody_brought_are_an_error(tmp_path):
+def test_labels_that_nobody_brought_are_an_error():
     sides = small_sides("image_to_text", IMAGES, TEXTS, LINKS)
     with pytest.raises(DataError, match="no labels for filter same_label"):
-        SameLabel().keep(full_candidates(sides), sides, small_resources(tmp_path))
+        SameLabel().check(sides)
 
 
 @pytest.mark.parametrize(

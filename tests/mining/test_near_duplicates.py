@@ -171,10 +171,10 @@ def test_another_recipe_is_kept_apart(monkeypatch):
     assert image_hash.fingerprint() != before
 
 
-def test_hashing_wants_images(tmp_path):
+def test_hashing_wants_images():
     sides = small_sides("image_to_text", ["a"], ["b"], [(0, 0)])
     with pytest.raises(DataError, match="near_duplicate_images has no images to compare"):
-        NearDuplicateImages().keep(full_candidates(sides), sides, small_resources(tmp_path))
+        NearDuplicateImages().check(sides)
 
 
 # --- by embedding and by words -----------------------------------------------------------------------------------------

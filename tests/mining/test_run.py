@@ -250,6 +250,18 @@ def test_a_direction_without_anything_to_search_is_refused(images, texts, direct
         fgray.mine(job(files, tmp_path / "run", pairs=pairs, directions=[direction]))
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("same_label", "no labels for filter same_label"), ("near_duplicate_images", "no images to compare")]
+)
+def test_a_filter_that_lacks_what_it_looks_at_is_refused_before_anything_is_searched(name, message, files, tmp_path: Path) -> None:
+    loaded = job(files, tmp_path / "run", filters=["same_image", name])
+    with pytest.raises(DataError, match=message):
+        fgray.plan(loaded)
+    with pytest.raises(DataError, match=message):
+        fgray.mine(loaded)
+    assert not (tmp_path / "run/store").exists() and not (tmp_path / "run/vectors").exists()
+
+
 def test_what_cannot_be_mined_is_said_in_one_line(files: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no filter is called 'same_imgae'.*did you mean 'same_image'"):
         fgray.mine(job(files, tmp_path / "a", filters=["same_imgae"]))
