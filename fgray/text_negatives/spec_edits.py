@@ -2,7 +2,8 @@
 
 Peng et al., "Synthesize, Diagnose, and Optimize: Towards Fine-Grained Vision-Language Understanding", CVPR 2024, tells six subsets:
 absolute and relative size, absolute and relative position, existence, count. There each caption is made from a template; here the
-same words are looked for in captions that people wrote, and changed to what SPEC's other candidates say.
+same words are looked for in captions that people wrote, and changed to one of the other candidates: a size or place to its
+opposite, a thing to its absence or back, a number to any other from one to nine.
 """
 
 from __future__ import annotations
