@@ -28,12 +28,14 @@ def result(value: Any) -> None:
 
 
 def report(run: str, page: str) -> None:
-    """Print the metrics of a run folder and where its page is."""
+    """Print the metrics of a run folder, where its job measures any, and where its page is."""
     from fgray.report.console import metrics_table
     from fgray.runs import RunFolder
 
     folder = RunFolder(run)
-    _print(metrics_table(folder.read_json(folder.METRICS)["metrics"], folder.read_run()))
+    metrics = folder.read_json(folder.METRICS)
+    if isinstance(metrics.get("metrics"), dict):  # of an evaluation; mining counts, and its page shows what
+        _print(metrics_table(metrics["metrics"], folder.read_run()))
     print(f"report: {page}")
 
 

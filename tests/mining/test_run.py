@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import fgray
+from fgray.cli_output import report as show_report
 from fgray.config import config_from_text
 from fgray.data.negatives import read_negatives
 from fgray.errors import ConfigError, DataError, RunError
@@ -248,6 +249,15 @@ def test_a_direction_without_anything_to_search_is_refused(images, texts, direct
     pairs = pairs_file(tmp_path / "p.parquet", images, texts)
     with pytest.raises(DataError, match=message):
         fgray.mine(job(files, tmp_path / "run", pairs=pairs, directions=[direction]))
+
+
+def test_the_report_of_a_run_is_written_again(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(fgray.mine(job(files, tmp_path / "run")).report)
+    before = page.read_bytes()
+    page.unlink()
+    show_report(str(tmp_path / "run"), fgray.report(str(tmp_path / "run")))
+    assert page.read_bytes() == before
+    assert capsys.readouterr().out == f"report: {page}\n"
 
 
 @pytest.mark.parametrize(
