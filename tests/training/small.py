@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fgray.config.schema import TinyModel
+from fgray.config.schema import Dtype, OpenClipModel
 from fgray.config.train import LossConfig, OptimizerConfig, TrainCompute
 from fgray.losses.combine import CombinedLoss
 from fgray.losses.features import Inputs
 from fgray.training.batch import Batch, place
 from fgray.training.engine import Engine
-from fgray.training.model import Trainable, build_trainable
+from fgray.training.model import build_trainable
 
 PAIRS, NEGATIVE_TEXTS, NEGATIVE_IMAGES = 12, 4, 1
 # Small parameters are cut, too: DeepSpeed's default would leave nearly all of a tiny model whole.
 CUT_ALL = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
-CONSTANT_SGD = OptimizerConfig(name="sgd", lr=0.01, warmup_steps=0, schedule="constant", clip_grad_norm=None)
+SGD = OptimizerConfig(name="sgd", lr=0.02, warmup_steps=0, schedule="constant", clip_grad_norm=20.0)
+SETTINGS: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+def architecture(folder: Path, settings: dict[str, Any] = SETTINGS, **vision: Any) -> OpenClipModel:
+    """Write an open_clip model configuration, with further keys of its vision_cfg; return the model section that names it."""
+    path = folder / "small.json"
+    path.write_text(json.dumps({"model_cfg": settings | {"vision_cfg": settings["vision_cfg"] | vision}}))
+    return OpenClipModel(kind="open_clip", arch=str(path), seed=3)
 
 
 def batch(step: int, size: int = PAIRS) -> Batch:
@@ -44,12 +58,11 @@ def losses(*names: str) -> CombinedLoss:
     return CombinedLoss([LossConfig(name=name) for name in names], Inputs(NEGATIVE_TEXTS, NEGATIVE_IMAGES))
 
 
-def engine(zero: int = 0, optimizer: OptimizerConfig = CONSTANT_SGD, **options: Any) -> tuple[Trainable, Engine]:
-    """Return a tiny model of fixed weights in an engine; every parameter is cut at stage 3."""
-    compute = {name: options.pop(name) for name in ("precision",) if name in options}
-    trainable = build_trainable(TinyModel(kind="tiny", seed=3), **compute, **options)
-    settings = CUT_ALL if zero == 3 else None
-    return trainable, Engine(trainable, optimizer, TrainCompute(zero=zero, **compute), "cpu", 20, settings)
+def engine(model: OpenClipModel, zero: int = 0, optimizer: OptimizerConfig = SGD, precision: Dtype = "fp32", **options: Any) -> Engine:
+    """Return a model in an engine; every parameter is cut at stage 3."""
+    trainable = build_trainable(model, precision=precision, **options)
+    compute = TrainCompute.model_validate({"zero": zero, "precision": precision})
+    return Engine(trainable, optimizer, compute, "cpu", 20, CUT_ALL if zero == 3 else None)
 
 
 def full_gradients(engine: Engine) -> dict[str, Tensor]:
@@ -78,6 +91,7 @@ def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> flo
     )
 
 
-def concatenated(values: dict[str, Tensor]) -> Tensor:
-    """Return all values as one float64 vector in the order of names."""
-    return torch.cat([values[name].double().flatten() for name in sorted(values)])
+def whole_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return the 2-norm of the difference of all tensors over that of the expected ones."""
+    difference = torch.stack([(found[name].double() - value.double()).norm() for name, value in expected.items()]).norm()
+    return float(difference / torch.stack([value.double().norm() for value in expected.values()]).norm())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fgray.config.schema import OpenClipModel, PythonModel, TinyModel
+from fgray.config.schema import PythonModel, TinyModel
 from fgray.errors import ConfigError
 from fgray.models import open_model
 from fgray.training.model import Trainable, build_trainable
-from tests.training.small import NEGATIVE_IMAGES, NEGATIVE_TEXTS, PAIRS, batch, relative_error
+from tests.training.small import NEGATIVE_IMAGES, NEGATIVE_TEXTS, PAIRS, architecture, batch, relative_error
 
 TINY = TinyModel(kind="tiny", seed=3)
 RESNET: dict[str, Any] = {
@@ -24,17 +23,6 @@ RESNET: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
-DROPPING: dict[str, Any] = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "patch_dropout": 0.5},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-}
-
-
-def architecture(settings: dict[str, Any], folder: Path) -> OpenClipModel:
-    path = folder / "small.json"
-    path.write_text(json.dumps({"model_cfg": settings}))
-    return OpenClipModel(kind="open_clip", arch=str(path))
 
 
 def run(trainable: Trainable) -> dict[str, Tensor]:
@@ -121,7 +109,7 @@ def test_other_kinds_are_refused() -> None:
 
 
 def test_batch_norms_keep_their_statistics(tmp_path: Path) -> None:
-    trainable = build_trainable(architecture(RESNET, tmp_path))
+    trainable = build_trainable(architecture(tmp_path, RESNET))
     trainable.module.train()
     norms = {name: module for name, module in trainable.module.named_modules() if isinstance(module, nn.BatchNorm2d)}
     assert norms
@@ -133,7 +121,7 @@ def test_batch_norms_keep_their_statistics(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dropout", [False, True])
 def test_dropout_only_where_it_is_wanted(dropout: bool, tmp_path: Path) -> None:
-    trainable = build_trainable(architecture(DROPPING, tmp_path), dropout=dropout)
+    trainable = build_trainable(architecture(tmp_path, patch_dropout=0.5), dropout=dropout)
     first, second = run(trainable)["image"], run(trainable)["image"]
     assert torch.equal(first, second) is not dropout
 
@@ -148,7 +136,7 @@ def gradients(trainable: Trainable) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("dropout", [False, True])
 def test_activation_checkpointing_is_exact(dropout: bool, tmp_path: Path) -> None:
-    config = architecture(DROPPING, tmp_path)
+    config = architecture(tmp_path, patch_dropout=0.5)
     expected = gradients(build_trainable(config, dropout=dropout))
     trainable = build_trainable(config, dropout=dropout, activation_checkpointing=True)
     runs: list[str] = []
