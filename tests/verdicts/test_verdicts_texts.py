@@ -16,6 +16,7 @@ from tests.verdicts.draw_texts import SEED, Drawn, draw, given, order
 
 HERE = Path(__file__).resolve().parent
 TYPES = {
+    "ce_clip": {"relation", "adjective", "noun", "verb"},
     "negclip": {"swap_noun_phrase", "swap_noun", "swap_adjective", "swap_verb", "swap_adverb"},
     "sugarcrepe": {"replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att"},
     "sugarcrepe_refined": {"replace_obj", "replace_att", "replace_rel", "swap_att", "add_obj", "add_att"},
