@@ -10,9 +10,7 @@ from fgray.config.loop import LoopJob
 from fgray.config.schema import BenchJob, DistractorsJob, EvalJob, MineJob, TextNegativesJob
 from fgray.config.train import TrainClipJob
 
-AnyJob = Annotated[
-    EvalJob | MineJob | TextNegativesJob | DistractorsJob | TrainClipJob | LoopJob | BenchJob, Field(discriminator="job")
-]
+AnyJob = Annotated[EvalJob | MineJob | TextNegativesJob | DistractorsJob | TrainClipJob | LoopJob | BenchJob, Field(discriminator="job")]
 
 
 def json_schema() -> dict[str, Any]:
@@ -37,14 +35,14 @@ def json_schema() -> dict[str, Any]:
 _NAME = {"type": "string", "description": "a registered name"}
 _NAMED = {
     "EvalJob": ["benchmarks"],
-    "MineJob": ["pairs", "corpus", "filters"],
+    "MineJob": ["pairs", "corpus", "filters", "disjoint_from"],
     "TextNegativesJob": ["pairs", "generators"],
     "DistractorsJob": ["classes"],
     "TrainClipJob": ["losses", "disjoint_from"],
     "Training": ["losses", "disjoint_from"],
     "TrainSource": ["pairs"],
     "SelectionConfig": ["benchmarks"],
-    "Mining": ["pairs", "corpus", "filters"],
+    "Mining": ["pairs", "corpus", "filters", "disjoint_from"],
     "LoopJob": ["benchmarks"],
     "WiseFtConfig": ["benchmarks"],
 }

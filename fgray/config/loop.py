@@ -45,9 +45,7 @@ class LoopJob(Job):
     subject: str = Field(description="the arm that the gates and the exit code are about; the others are its controls")
     data: DataConfig = Field(default_factory=DataConfig, description="where the data of the evaluation lies")
     benchmarks: list[BenchmarkConfig] = Field(min_length=1, description="what base and arms are compared on")
-    primary: list[str] = Field(
-        default_factory=list, description="corrected for multiple testing; default: each benchmark's own metrics"
-    )
+    primary: list[str] = Field(default_factory=list, description="corrected for multiple testing; default: each benchmark's own metrics")
     gates: list[GateConfig] = Field(default_factory=list, description="what must not get worse")
     wise_ft: WiseFtConfig | None = Field(None, description="where a gate of the subject fails: propose weights between base and subject")
     seeds: list[int] = Field([0], min_length=1, description="repeat everything for each seed; one seed speaks of its checkpoints only")

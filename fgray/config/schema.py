@@ -273,6 +273,9 @@ class Mining(Section):
         default_factory=lambda: [NamedConfig.model_validate(part) for part in _DEFAULT_FILTERS],
         description="applied in order; see fgray list filters",
     )
+    disjoint_from: list[BenchmarkConfig] = Field(
+        default_factory=list, description="evaluation sets of which no image may be mined; an overlap is refused"
+    )
     audit: AuditConfig | None = Field(default_factory=AuditConfig, description="audit of the filters; null (for precomputed models): none")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers, batches, device")
     limit: int | None = Field(None, ge=1, description="smoke run: the first N images and their captions")
@@ -280,7 +283,7 @@ class Mining(Section):
     @model_validator(mode="before")
     @classmethod
     def _names_to_sections(cls, data: Any) -> Any:
-        return bare_names(data, "pairs", "corpus", "filters")
+        return bare_names(data, "pairs", "corpus", "filters", "disjoint_from")
 
 
 class MineJob(StoredJob, Mining):

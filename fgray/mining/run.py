@@ -14,6 +14,7 @@ import pyarrow as pa
 from rich.table import Table
 
 from fgray.config.schema import Direction, MineJob
+from fgray.data.index import ImageIndex
 from fgray.data.negatives import NAME, NEGATIVE_SCHEMA, to_parquet
 from fgray.data.pairs import PairSet
 from fgray.engine.lease import open_run
@@ -22,6 +23,7 @@ from fgray.mining.audit import DirectionAudit, audit_direction
 from fgray.mining.candidates import Candidates, Sides
 from fgray.mining.embeddings import Embeddings, open_embeddings
 from fgray.mining.filters import Chain, checked_chain
+from fgray.mining.overlap import check_images
 from fgray.mining.resources import Resources
 from fgray.mining.riskiest import Riskiest
 from fgray.mining.rows import RowMaker, Tally, blocks_of_rows, positive_scores
@@ -114,6 +116,12 @@ class _Mining:
     def finish(self) -> MineResult:
         job, start = self.job, time.monotonic()
         given = load_sets(job)
+        if job.disjoint_from:
+            mined = [
+                (name, ImageIndex(one.index.root_uri, one.index.locate(one.images)))
+                for name, one in zip(("pairs", "corpus"), given, strict=False)
+            ]
+            check_images(mined, job.disjoint_from, job.data.root, job.store_uri, self.embeddings.compute, job.data.max_pixels)
         Linked(given[0], given[1] if job.corpus is not None else None).checked_sides(job.directions, self.chain)
         sets, quarantine = self.embeddings.prepare(given)
         self.folder.write_table(RunFolder.ITEMS, self.embeddings.items)

@@ -182,6 +182,15 @@ def test_images_are_embedded_once_and_damaged_ones_set_aside(tmp_path: Path) -> 
         fgray.mine(tiny(tmp_path / "data", tmp_path / "strict", data={"root": str(tmp_path / "data")}))
 
 
+def test_images_of_an_evaluation_set_are_refused(tmp_path: Path) -> None:
+    photos(tmp_path / "data", 6)
+    photos(tmp_path / "test", 3)
+    named = [{"name": "retrieval", "dataset": "captions", "root": str(tmp_path / "test")}]
+    with pytest.raises(DataError, match=r"3 of the images are in the evaluation set retrieval: '0' is '0' \(the same file\)"):
+        fgray.mine(tiny(tmp_path / "data", tmp_path / "run", disjoint_from=named))
+    assert not (tmp_path / "run/negatives.parquet").exists()
+
+
 def test_what_an_approximate_search_misses_is_told(files: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     exact = fgray.mine(job(files, tmp_path / "exact"))
