@@ -77,6 +77,12 @@ def test_right_answers_are_no_negatives(pairs: dict, tmp_path: Path) -> None:
     assert images["a", "the dog"] == {("b", "x"), ("c", "x")}
 
 
+def test_captions_of_an_equal_file_are_right_answers(pairs: dict, tmp_path: Path) -> None:
+    (tmp_path / "images" / "d.png").write_bytes((tmp_path / "images" / "a.png").read_bytes())
+    rows = [("image_to_text", "a", None, [("a fish", "x", True), ("a cat", "x", True)])]
+    assert negatives_of(load(pairs, tmp_path, rows, images=0), "text")["a", "a dog"] == {("a cat", "x")}
+
+
 def test_images_of_negatives_need_no_caption(pairs: dict, tmp_path: Path) -> None:
     from tests.small_data import write_picture
 
