@@ -3,6 +3,7 @@
 import pytest
 
 from fgray.text_negatives.fillings import fits
+from fgray.text_negatives.words import near
 
 CAPTION = "A small black dog chases two girls who stand near a wall and watch ."
 
@@ -48,6 +49,7 @@ def test_words_that_contradict(filling_fits, original, word):
         ("girls", "friends"),
         ("girls", "boy"),
         ("chases", "is"),
+        ("chases", "comes"),
         ("chases", "sings"),  # who chases may sing
         ("chases", "chased"),
         ("chases", "follow"),
@@ -62,3 +64,9 @@ def test_words_that_do_not(filling_fits, original, word):
 def test_a_participle_stays_one(language, wordnet, original, word):
     (caption,) = language.parse([f"A climber is {original} over a hill ."])
     assert not fits(caption, caption.tokens[3], word, wordnet)
+
+
+@pytest.mark.parametrize(("one", "other"), [("fight", "play"), ("hang", "stick")])
+def test_what_a_photograph_does_not_tell_apart(one, other):
+    assert other in near(one, "v")
+    assert one in near(other, "v")
