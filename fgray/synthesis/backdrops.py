@@ -1,11 +1,15 @@
-"""Backgrounds of drawn pictures: calm patterns of two or more pale or of dark colours; each family belongs to one split."""
+"""Backgrounds of drawn pictures: calm patterns of pale or of dark colours in uneven light; each family belongs to one split.
+
+The light differs from background to background, so that pictures with objects in the same place are not the same picture to a
+perceptual hash.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from fgray.synthesis.styles import Colour, Split, colour, mixed
 
@@ -69,7 +73,15 @@ def patches(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
 FAMILIES: Mapping[Split, Sequence[Family]] = {"train": (gradients, checkers, clouds), "test": (stripes, dots, patches)}
 
 
+def _light(rng: np.random.Generator) -> Image.Image:
+    """Return smooth light of 55 to 100 %, as RGB."""
+    cells = int(rng.integers(3, 6))
+    spots = Image.fromarray(rng.integers(140, 256, size=(cells, cells), dtype=np.uint8))
+    light = spots.resize((BACKDROP, BACKDROP), Image.Resampling.BICUBIC)
+    return Image.merge("RGB", (light, light, light))
+
+
 def backdrop(rng: np.random.Generator, split: Split, family: Family) -> Image.Image:
-    """Return an RGB background of BACKDROP x BACKDROP px: three colours in four are pale, the others dark."""
-    saturation, value = ((0.05, 0.25), (0.82, 0.98)) if rng.random() < 0.75 else ((0.2, 0.5), (0.1, 0.26))
-    return family(rng, [colour(rng, split, saturation, value) for _ in range(3)])
+    """Return an RGB background of BACKDROP x BACKDROP px: three in four are pale, the others dark."""
+    saturation, value = ((0.05, 0.25), (0.82, 1.0)) if rng.random() < 0.75 else ((0.2, 0.5), (0.12, 0.4))
+    return ImageChops.multiply(family(rng, [colour(rng, split, saturation, value) for _ in range(3)]), _light(rng))

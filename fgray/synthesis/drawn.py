@@ -26,7 +26,7 @@ from fgray.synthesis.styles import SIDE, STYLES, Sheet, Split, colour
 
 DISJOINT = "train and test share names, not instances, styles, backgrounds, hues, pairs of categories or layouts"
 DRAWN_LICENCE = "drawn by fgray's own code, no outside material; Apache-2.0 as the package"
-DRAWN_VERSION = 1  # raise it with every change that alters a pixel of an object or a background
+DRAWN_VERSION = 2  # raise it with every change that alters a pixel of an object or a background
 LONGEST = 192  # px of an object's longer side; the largest paste is smaller
 MARGIN = 14  # px round the polygons on the sheet, for shaky lines
 INSTANCES: Mapping[Split, int] = {"train": 40, "test": 20}  # of each category

@@ -107,10 +107,10 @@ def _boat(r: np.random.Generator) -> list[Part]:
     deck, keel, mast = r.uniform(0.64, 0.72), r.uniform(0.14, 0.26), r.uniform(0.4, 0.52)
     parts = [Part(DETAIL, [box(mast - 0.025, 0.0, mast + 0.025, deck)])]
     parts.append(Part(MAIN, [[(0, deck), (1, deck), (1 - keel, 0.95), (keel, 0.95)]]))
-    parts.append(Part(SECOND, [[(mast + 0.05, 0.04), (mast + 0.05, deck - 0.06), (0.95, deck - 0.06)]]))
+    parts.append(Part(SECOND, [[(mast + 0.02, 0.04), (mast + 0.02, deck), (0.95, deck)]]))
     if r.random() < 0.7:
         low = r.uniform(0.1, 0.25)
-        parts.append(Part(SECOND, [[(mast - 0.05, low), (mast - 0.05, deck - 0.06), (0.1, deck - 0.06)]]))
+        parts.append(Part(SECOND, [[(mast - 0.02, low), (mast - 0.02, deck), (0.1, deck)]]))
     return parts
 
 

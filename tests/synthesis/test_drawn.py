@@ -14,6 +14,10 @@ import PIL
 import pytest
 from PIL import Image
 
+from fgray.config.schema import ComputeConfig
+from fgray.data.index import open_images
+from fgray.embedding import resolve_compute
+from fgray.mining.overlap import find_overlaps
 from fgray.synthesis.bank import load_bank
 from fgray.synthesis.compose import compose, pair_up
 from fgray.synthesis.drawn import DrawnBank, drawn_bank
@@ -123,7 +127,8 @@ def test_every_case_carries_its_attribute_both_ways(folders: dict[str, Path]) ->
         entries = json.loads((folder / "oracle.json").read_text())
         assert len(entries) == 12
         for name, entry in entries.items():
-            assert entry["value"] >= 0.99 and entry["count"] == CASES / entry["chance"], (split, name)
+            assert entry["value"] >= 0.9 and entry["count"] == CASES / entry["chance"], (split, name)
+        assert sum(entry["correct"] for entry in entries.values()) >= 0.99 * sum(entry["count"] for entry in entries.values())
 
 
 def test_composed_drawings_are_small_and_come_from_their_split(folders: dict[str, Path]) -> None:
@@ -138,6 +143,16 @@ def test_composed_drawings_are_small_and_come_from_their_split(folders: dict[str
                     assert min(left, top) >= 13 and max(left + width, top + height) <= 211
             with Image.open(folder / case["images"][0]["path"]) as picture:
                 assert picture.size == (224, 224)
+
+
+def test_no_training_picture_looks_like_one_of_the_test(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Training refuses images of the sets that it is tested on, by files and by what they show; both must find the splits apart."""
+    subsets = ("absolute_size", "absolute_spatial", "existence")
+    keys = [f"{subset}/images/{case:04d}-{place}" for subset in subsets for case in range(CASES) for place in (0, 1)]
+    ours, theirs = (open_images(str(folders[split]), str(tmp_path), keys) for split in ("train", "test"))
+    compute = resolve_compute(ComputeConfig(runner="serial"), None)
+    assert find_overlaps(ours, theirs, str(tmp_path), compute, 10**6) == []
+    assert len(find_overlaps(ours, ours, str(tmp_path), compute, 10**6)) == len(keys)
 
 
 def test_another_process_draws_the_same_bytes() -> None:
