@@ -64,8 +64,9 @@ class _Worker:
             freeze=job.freeze,
             dropout=job.dropout,
             activation_checkpointing=compute.activation_checkpointing,
+            keep_frozen=compute.keep_frozen,
         )
-        inputs = Inputs(job.negatives.texts, job.negatives.images, hasattr(self.trainable.module.towers, "logit_bias"))
+        inputs = Inputs(job.negatives.texts, job.negatives.images, getattr(self.trainable.module.towers, "logit_bias", None) is not None)
         self.loss = CombinedLoss(job.losses, inputs)
         self.engine = Engine(self.trainable, job.optimizer, compute, device, self.steps)
         self.loss.to(self.engine.device)
