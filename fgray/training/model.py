@@ -27,6 +27,7 @@ from fgray.models.open_clip_text import OpenClipText
 from fgray.models.preprocess import Preprocess
 from fgray.models.tiny import TinySource
 from fgray.models.torch_encoder import TORCH_DTYPES
+from fgray.training.frozen import Memo, Part, split
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021, section 2.5): cosines are never scaled by more than 100
 _PREFIX = "towers."
@@ -62,6 +63,8 @@ class ContrastiveModel(nn.Module):
         self._precision, self._dropout = TORCH_DTYPES[precision], dropout
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._kept_images: tuple[Memo, Part] | None = None
+        self._kept_texts: tuple[Memo, Part] | None = None
         self.train()
 
     def train(self, mode: bool = True) -> ContrastiveModel:
@@ -87,10 +90,8 @@ class ContrastiveModel(nn.Module):
             ``negative_texts`` only where K > 0, ``negative_images`` only where J > 0, ``bias`` only where the model has one. A plain
             dict, because ZeRO-3 finds the tensors in no other container.
         """
-        # The same four steps in the same order as in evaluation.
-        images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
         with torch.autocast(pixels.device.type, dtype=self._precision, enabled=self._precision != torch.float32):
-            image_rows, text_rows = self.towers.encode_image(images), self.towers.encode_text(tokens)
+            image_rows, text_rows = self._embed_images(pixels), self._embed_texts(tokens)
         image_rows = nn.functional.normalize(image_rows.float(), dim=-1)
         text_rows = nn.functional.normalize(text_rows.float(), dim=-1)
         scale = _Capped.apply(self.towers.logit_scale.float().reshape(())).exp()
@@ -102,6 +103,40 @@ class ContrastiveModel(nn.Module):
         if image_index.shape[1]:
             output["negative_images"] = _scatter(image_rows, image_index)
         return output
+
+    def _embed_images(self, pixels: Tensor) -> Tensor:
+        if self._kept_images is None:
+            rows: Tensor = self.towers.encode_image(self._normalise(pixels))
+            return rows
+        trunk, head = self._kept_images
+        return head(trunk(pixels))
+
+    def _embed_texts(self, tokens: Tensor) -> Tensor:
+        if self._kept_texts is None:
+            rows: Tensor = self.towers.encode_text(tokens)
+            return rows
+        trunk, head = self._kept_texts
+        return head(trunk(tokens))
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        # The same four steps in the same order as in evaluation.
+        return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+
+    def keep_frozen(self) -> None:
+        """Compute what lies before the heads of frozen towers once per picture and text, and keep it in memory.
+
+        Raises:
+            ConfigError: no tower is frozen up to its head.
+        """
+        visual, text = split(self.towers.visual), split(self.towers.text) if hasattr(self.towers, "text") else None
+        if visual is not None:
+            trunk, head = visual
+            self._kept_images = Memo(lambda pixels: trunk(self._normalise(pixels))), head
+        if text is not None:
+            self._kept_texts = Memo(text[0]), text[1]
+        if visual is None and text is None:
+            fix = "freeze a tower but for its head, e.g. visual.trunk.* and text.transformer.*, or drop keep_frozen"
+            raise ConfigError("no tower is frozen up to its head", where="freeze", fix=fix)
 
     def named_weights(self) -> dict[str, nn.Parameter]:
         """Return all parameters under open_clip's own names."""
@@ -188,6 +223,7 @@ def build_trainable(
     freeze: Sequence[str] = (),
     dropout: bool = False,
     activation_checkpointing: bool = False,
+    keep_frozen: bool = False,
 ) -> Trainable:
     """Load a model for training.
 
@@ -197,9 +233,10 @@ def build_trainable(
         freeze: patterns (``visual.*``) of the names of parameters that stay as they are.
         dropout: keep the architecture's dropout.
         activation_checkpointing: keep the inputs of the layers only, and compute the layers again in the backward pass.
+        keep_frozen: compute what lies before the heads of frozen towers once per picture and text.
 
     Raises:
-        ConfigError: the model cannot be trained, a pattern matches no parameter, or nothing is left to train.
+        ConfigError: the model cannot be trained, a pattern matches no parameter, nothing is left to train, or nothing can be kept.
         ModelError: the weights cannot be read, do not fit, or are not safe to load.
     """
     source = open_trainable_source(config)
@@ -209,6 +246,8 @@ def build_trainable(
         _checkpoint_layers(towers)
     module = ContrastiveModel(towers, source.preprocess.mean, source.preprocess.std, precision, dropout)
     _freeze(module, freeze)
+    if keep_frozen:
+        module.keep_frozen()
     text = OpenClipText(source.settings["text_cfg"])
     return Trainable(module, source.preprocess, text, source.card, fingerprint, source.settings)
 
