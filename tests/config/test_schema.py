@@ -13,6 +13,7 @@ import yaml
 from fgray.config import load_config
 from fgray.config.jobs import json_schema
 from fgray.config.schema import BenchJob, DistractorsJob, EvalJob, MineJob, TextNegativesJob
+from fgray.config.train import TrainClipJob
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((PROJECT / "configs").rglob("*.yaml"))
@@ -39,7 +40,13 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_are_valid(path: Path) -> None:
     job = load_config(str(path)).job
-    kinds = {"bench": BenchJob, "gpu": BenchJob, "mine": (MineJob, DistractorsJob), "text_negatives": TextNegativesJob}
+    kinds = {
+        "bench": BenchJob,
+        "gpu": BenchJob,
+        "mine": (MineJob, DistractorsJob),
+        "text_negatives": TextNegativesJob,
+        "train": TrainClipJob,
+    }
     assert isinstance(job, kinds.get(path.parent.name, EvalJob))
     assert not Path(job.output).is_absolute()
 
