@@ -92,7 +92,7 @@ def open_trackers(
         step: steps done before.
 
     Raises:
-        ConfigError: a package is not installed, or TensorBoard is asked to write to S3.
+        ConfigError: a package is not installed or cannot start, or TensorBoard is asked to write to S3.
     """
     kinds: dict[str, Callable[[str, RunFolder, str, int], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MlFlow}
     trackers: list[Tracker] = []
@@ -101,6 +101,11 @@ def open_trackers(
             trackers.append(kinds[one](name, folder, fingerprint, step))
         except ImportError as error:
             raise ConfigError(f"{one} is not installed ({error})", where="tracking", fix="pip install 'fgray[tracking]'") from error
+        except ConfigError:
+            raise
+        except Exception as error:  # their own errors share no base class
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(f"{one} cannot be started ({reason})", where="tracking", fix=f"check {one}'s own settings") from error
     return trackers
 
 
