@@ -22,10 +22,11 @@ class Memo:
 
     Args:
         part: rows [N, …] -> features [N, P], row by row, without anything to train.
+        length: rows [N, …] -> int [N]; rows of like length are computed together. None: in the order in which they come.
     """
 
-    def __init__(self, part: Part) -> None:
-        self._part = part
+    def __init__(self, part: Part, length: Part | None = None) -> None:
+        self._part, self._length = part, length
         self._kept: dict[bytes, Tensor] = {}
 
     @torch.no_grad()
@@ -33,6 +34,8 @@ class Memo:
         """Return features fp32 [N, P] of rows [N, …]."""
         keys = [blake2b(row.contiguous().numpy(), digest_size=16).digest() for row in rows.cpu()]
         places = list({key: place for place, key in enumerate(keys) if key not in self._kept}.values())
+        if self._length is not None and places:
+            places = [places[number] for number in self._length(rows[places]).argsort(stable=True).tolist()]
         for start in range(0, len(places), _ROWS):
             chosen = places[start : start + _ROWS]
             features = self._part(rows[chosen]).float().cpu()
@@ -40,7 +43,7 @@ class Memo:
         return torch.stack([self._kept[key] for key in keys]).to(rows.device)
 
 
-def split(tower: nn.Module) -> tuple[Part, Part] | None:
+def split(tower: nn.Module) -> tuple[nn.Module, Part] | None:
     """Cut a tower into what is frozen and what comes after it; None where weights before its head are trained.
 
     Returns:
@@ -48,25 +51,25 @@ def split(tower: nn.Module) -> tuple[Part, Part] | None:
     """
     trained = {id(weight) for weight in tower.parameters() if weight.requires_grad}
     if not trained:
-        return _unpadded(tower), nn.Identity()
+        return tower, nn.Identity()
     for name in _HEADS:
         head = getattr(tower, name, None)
         if isinstance(head, nn.Module) and trained <= {id(weight) for weight in head.parameters()}:
             trunk = copy(tower)  # it shares all weights
             trunk._modules = {**tower._modules, name: nn.Identity()}
-            return _unpadded(trunk), head
+            return trunk, head
     return None
 
 
-def _unpadded(trunk: nn.Module) -> Part:
-    """Let a Hugging Face text tower, which masks padding, not compute columns that are padding in every row."""
+def memo_of_texts(trunk: nn.Module) -> Memo:
+    """Return the memo of a text tower; one of Hugging Face masks padding, and computes no column that is padding in every row."""
     padding = getattr(getattr(trunk, "config", None), "pad_token_id", None)
     if padding is None:
-        return trunk
+        return Memo(trunk)
 
     def part(tokens: Tensor) -> Tensor:
         columns = int((tokens != padding).any(dim=0).nonzero().max()) + 1
         features: Tensor = trunk(tokens[:, :columns])
         return features
 
-    return part
+    return Memo(part, lambda tokens: (tokens != padding).sum(dim=1))

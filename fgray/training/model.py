@@ -27,7 +27,7 @@ from fgray.models.open_clip_text import OpenClipText
 from fgray.models.preprocess import Preprocess
 from fgray.models.tiny import TinySource
 from fgray.models.torch_encoder import TORCH_DTYPES
-from fgray.training.frozen import Memo, Part, split
+from fgray.training.frozen import Memo, Part, memo_of_texts, split
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021, section 2.5): cosines are never scaled by more than 100
 _PREFIX = "towers."
@@ -133,7 +133,7 @@ class ContrastiveModel(nn.Module):
             trunk, head = visual
             self._kept_images = Memo(lambda pixels: trunk(self._normalise(pixels))), head
         if text is not None:
-            self._kept_texts = Memo(text[0]), text[1]
+            self._kept_texts = memo_of_texts(text[0]), text[1]
         if visual is None and text is None:
             fix = "freeze a tower but for its head, e.g. visual.trunk.* and text.transformer.*, or drop keep_frozen"
             raise ConfigError("no tower is frozen up to its head", where="freeze", fix=fix)
