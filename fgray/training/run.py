@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from fgray.embedding.compute import device_name
 from fgray.engine.lease import open_run
 from fgray.errors import RunError
 from fgray.evaluation.plan import data_fingerprint
+from fgray.losses.combine import CombinedLoss
+from fgray.losses.features import Inputs
 from fgray.models.trained import CARD, FOLDER
 from fgray.report.train import write_train_report
 from fgray.runs import SELECTION, RunFolder, describe_job
@@ -73,6 +76,7 @@ def train(job: TrainClipJob, source: Mapping[str, Any] | None = None) -> TrainRe
         run = _describe(job, source, sources, steps, device)
         folder.write_json(RunFolder.RUN, run)
         if not _finished(folder, job):
+            print(run["loss_weights"], file=sys.stderr)
             with watch(folder, steps):
                 _launch(job, device)
         return _finish(folder, job, run, steps)
@@ -107,6 +111,9 @@ def _describe(job: TrainClipJob, source: Mapping[str, Any] | None, sources: list
         for one in sources
     ]
     run["compute"] = {"device": device_name(device), **job.compute.model_dump(mode="json")}
+    has_bias = model.settings.get("init_logit_bias") is not None
+    loss = CombinedLoss(job.losses, Inputs(job.negatives.texts, job.negatives.images, has_bias))
+    run["loss_weights"] = loss.weights_line(steps, job.gather, job.compute.workers)
     run[SELECTION] = {}
     if job.selection is not None:
         for config in job.selection.benchmarks:

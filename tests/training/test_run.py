@@ -35,6 +35,7 @@ def test_a_run_leaves_a_model_a_log_and_a_report(finished: Command) -> None:
     assert metrics["training"]["steps"] == metrics["training"]["exported_step"] == 12
     assert metrics["training"]["final_loss"] == rows[-1]["loss"]
     assert "<svg" in (finished.output / "report.html").read_text()
+    assert json.loads((finished.output / "run.json").read_text())["loss_weights"] == "gather with_grad on 1 rank, weights: clip 1"
 
 
 def test_plain_open_clip_loads_the_model_and_agrees(finished: Command) -> None:
