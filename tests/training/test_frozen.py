@@ -108,12 +108,12 @@ def test_a_whole_frozen_tower_is_kept_and_one_that_trains_is_not(model: OpenClip
 def test_a_run_is_the_run_without_it(model: OpenClipModel, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "data")
     values = []
-    for keep in (False, True):
-        section = {"runner": "serial", "keep_frozen": keep, "micro_batch": 4}
-        job = config(pairs, tmp_path / f"run-{keep}", model=model.model_dump(), freeze=FREEZE, compute=section)
+    for name, section in {"plain": {}, "kept": {"keep_frozen": True, "micro_batch": 4}, "zero": {"keep_frozen": True, "zero": 2}}.items():
+        job = config(pairs, tmp_path / name, model=model.model_dump(), freeze=FREEZE, compute={"runner": "serial", **section})
         fgray.train(config_from_text(json.dumps(job), "job.yaml"))
-        values.append([json.loads(line)["loss"] for line in (tmp_path / f"run-{keep}" / "log.jsonl").read_text().splitlines()])
+        values.append([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()])
     np.testing.assert_allclose(values[1], values[0], rtol=1e-5)
+    np.testing.assert_allclose(values[2], values[0], rtol=1e-5)
     assert values[0][-1] < values[0][0]
 
 
