@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+settings.register_profile("unhurried", deadline=None)  # how long an example takes says what else the machine does
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
