@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer, default_bpe
+from torch import Tensor
 
 from fgray.errors import ModelError
 from fgray.models.fingerprint import digest_of, file_sha256
@@ -47,8 +48,13 @@ class OpenClipText:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Return ids of the fixed context length and which texts were cut to it."""
-        rows = self._tokenizer(list(texts)).tolist()
+        rows = self.ids(texts).tolist()
         return Tokens(rows, np.array([count > self.context_length for count in self._lengths(texts)], dtype=bool))
+
+    def ids(self, texts: Sequence[str]) -> Tensor:
+        """Return ids int64 [N, context length] alone."""
+        ids: Tensor = self._tokenizer(list(texts))
+        return ids
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         if isinstance(self._tokenizer, SimpleTokenizer):

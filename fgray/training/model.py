@@ -27,6 +27,7 @@ from fgray.models.open_clip_text import OpenClipText
 from fgray.models.preprocess import Preprocess
 from fgray.models.tiny import TinySource
 from fgray.models.torch_encoder import TORCH_DTYPES
+from fgray.training import short_texts
 from fgray.training.frozen import Memo, Part, memo_of_texts, split
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021, section 2.5): cosines are never scaled by more than 100
@@ -48,6 +49,7 @@ class ContrastiveModel(nn.Module):
 
     Attributes:
         shapes: of the parameters by open_clip's names, as open_clip has them; here scalars are vectors of one element.
+        short_texts: the text tower takes tokens without the columns that no feature depends on.
     """
 
     mean: Tensor
@@ -61,6 +63,7 @@ class ContrastiveModel(nn.Module):
         self.shapes = {name: parameter.shape for name, parameter in towers.named_parameters()}
         _scalars_to_vectors(towers)
         self._precision, self._dropout = TORCH_DTYPES[precision], dropout
+        self.short_texts = short_texts.is_causal(towers)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self._kept_images: tuple[Memo, Part] | None = None
@@ -113,7 +116,7 @@ class ContrastiveModel(nn.Module):
 
     def _embed_texts(self, tokens: Tensor) -> Tensor:
         if self._kept_texts is None:
-            rows: Tensor = self.towers.encode_text(tokens)
+            rows: Tensor = short_texts.embed(self.towers, tokens) if self.short_texts else self.towers.encode_text(tokens)
             return rows
         trunk, head = self._kept_texts
         return head(trunk(tokens))
@@ -199,8 +202,9 @@ class Trainable:
     settings: dict[str, Any]
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """Return token ids int64 [N, L] of texts, cut to the context length as in evaluation."""
-        return torch.tensor(self.text(texts).rows, dtype=torch.int64)
+        """Return token ids int64 [N, L] of texts, cut to the context length as in evaluation, without columns that no feature reads."""
+        tokens = self.text.ids(texts)
+        return short_texts.cut(self.module.towers, tokens) if self.module.short_texts else tokens
 
 
 def open_trainable_source(config: ModelConfig) -> OpenClipSource | TinySource:
