@@ -19,7 +19,13 @@ Suite = Callable[[Mapping[str, Any], str], Iterator["Row"]]
 
 SUITES: Registry[Suite] = Registry(
     "bench suite",
-    {"eval": "fgray.bench.eval:run", "gpu": "fgray.bench.gpu:run", "gpu_mine": "fgray.bench.gpu_mine:run", "mine": "fgray.bench.mine:run"},
+    {
+        "eval": "fgray.bench.eval:run",
+        "gpu": "fgray.bench.gpu:run",
+        "gpu_mine": "fgray.bench.gpu_mine:run",
+        "mine": "fgray.bench.mine:run",
+        "train": "fgray.bench.train:run",
+    },
 )
 
 

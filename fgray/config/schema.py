@@ -385,5 +385,5 @@ class BenchJob(Job):
     """Measure fgray against a bare loop or a peer tool and print ratios."""
 
     job: Literal["bench"] = Field(description="which kind of job: bench")
-    suite: str = Field(description="which benchmark of fgray itself: eval, mine, gpu")
+    suite: str = Field(description="which benchmark of fgray itself: eval, mine, train, gpu, gpu_mine")
     options: dict[str, Any] = Field(default_factory=dict, description="sizes of the suite")
