@@ -90,6 +90,8 @@ class Engine:
         inner = make_optimizer(self._weights, optimizer)
         settings = self._settings() | dict(deepspeed or {})
         self.wrapped: Any = _initialise(trainable.module, inner, settings, self.device)
+        if self.world == 1 and not self.stage:
+            self.wrapped.enable_backward_allreduce = False  # it would copy every gradient twice to add up a single one
         self.loss_scale = _FIRST_LOSS_SCALE if compute.precision == "fp16" else None
         self.average = MovingAverage(optimizer.ema, self.trainable_parts()) if optimizer.ema is not None else None
 
