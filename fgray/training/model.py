@@ -7,7 +7,8 @@ not take part in ZeRO's gathering of weights and reduction of gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -57,8 +58,6 @@ class ContrastiveModel(nn.Module):
 
     def __init__(self, towers: Any, mean: Sequence[float], std: Sequence[float], precision: Dtype = "fp32", dropout: bool = False) -> None:
         super().__init__()
-        # PyTorch's fused attention runs without gradients only; both passes of cached features have to compute the same numbers.
-        torch.backends.mha.set_fastpath_enabled(False)
         self.towers = towers
         self.shapes = {name: parameter.shape for name, parameter in towers.named_parameters()}
         _scalars_to_vectors(towers)
@@ -93,7 +92,7 @@ class ContrastiveModel(nn.Module):
             ``negative_texts`` only where K > 0, ``negative_images`` only where J > 0, ``bias`` only where the model has one. A plain
             dict, because ZeRO-3 finds the tensors in no other container.
         """
-        with torch.autocast(pixels.device.type, dtype=self._precision, enabled=self._precision != torch.float32):
+        with _plain_attention(), torch.autocast(pixels.device.type, dtype=self._precision, enabled=self._precision != torch.float32):
             image_rows, text_rows = self._embed_images(pixels), self._embed_texts(tokens)
         image_rows = nn.functional.normalize(image_rows.float(), dim=-1)
         text_rows = nn.functional.normalize(text_rows.float(), dim=-1)
@@ -152,6 +151,17 @@ def _scalars_to_vectors(towers: nn.Module) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.ndim == 0:
                 setattr(module, name, nn.Parameter(parameter.detach().reshape(1), requires_grad=parameter.requires_grad))
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep PyTorch's fused attention out: it runs without gradients only, and both passes of cached features compute the same numbers."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def plain_name(name: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from fgray.config.schema import NamedConfig
 from fgray.mining.candidates import Candidates, Side, Sides
 from fgray.mining.filters import build_filters, run_chain
-from tests.mining.small_sides import matrix
+from tests.mining.small_sides import matrix, small_resources
 
 WORDS = [f"w{n}" for n in range(60)]
 PAIRS = 40
@@ -38,7 +40,7 @@ def encoder():
     return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu")
 
 
-def ours(encoder, configs: list[NamedConfig]) -> set[tuple[str, str, str]]:
+def ours(encoder, configs: list[NamedConfig], store: Path) -> set[tuple[str, str, str]]:
     anchors, positives = corpus_of_pairs()
     left, right = (encoder.encode(texts, normalize_embeddings=True).astype(np.float64) for texts in (anchors, positives))
     scores = left @ right.T
@@ -58,7 +60,7 @@ def ours(encoder, configs: list[NamedConfig]) -> set[tuple[str, str, str]]:
     candidates = Candidates(row, row, row, order.ravel(), score, rank, np.repeat(np.diag(scores), PAIRS) - score)
     # Each text has an "image" of its own here, so that same_image takes out the positive and nothing else.
     chain = build_filters([NamedConfig(name="same_image"), *configs], ["text_to_image"])
-    left_over, _ = run_chain(chain, candidates, sides, None)
+    left_over, _ = run_chain(chain, candidates, sides, small_resources(store))
     return {(anchors[a], positives[a], positives[c]) for a, c in zip(left_over.anchor, left_over.corpus, strict=True)}
 
 
@@ -72,7 +74,7 @@ def ours(encoder, configs: list[NamedConfig]) -> set[tuple[str, str, str]]:
         {"num_negatives": 6, "range_max": 25, "max_score": 0.6, "min_score": 0.2, "absolute_margin": 0.05, "range_min": 1},
     ],
 )
-def test_the_same_negatives_as_sentence_transformers(encoder, options):
+def test_the_same_negatives_as_sentence_transformers(encoder, options, tmp_path: Path) -> None:
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives
 
@@ -82,5 +84,5 @@ def test_the_same_negatives_as_sentence_transformers(encoder, options):
     theirs = {(row["anchor"], row["positive"], row["negative"]) for row in mined}
     order = ("range_max", "absolute_margin", "relative_margin", "max_score", "min_score", "range_min", "num_negatives")
     configs = [NamedConfig(name=name, value=options[name]) for name in order if name in options]
-    assert ours(encoder, configs) == theirs
+    assert ours(encoder, configs, tmp_path) == theirs
     assert theirs

@@ -84,6 +84,7 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_wandb_offline(tmp_path: Path, wandb: Any) -> None:
     write(RunFolder(str(tmp_path / "run")), ["wandb"], 0, [4.0, 3.0])
+    wandb.teardown()  # its service writes the file, and has written it when it has ended
     (file,) = tmp_path.glob("wandb/offline-run-*/run-0123456789abcdef0123456789abcdef.wandb")
     assert recorded(file) == {1: 4.0, 2: 3.0}
 
