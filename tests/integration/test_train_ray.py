@@ -111,14 +111,14 @@ def lose_a_node(command: Command, step: int) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_killed_worker_costs_steps_not_results(whole: Command, tmp_path: Path) -> None:
     command = Command(tmp_path, job(tmp_path, "run"))
     kill_a_worker(command, 12, 1)
     assert_equal(command, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_killed_driver_is_resumed_by_the_same_command(whole: Command, tmp_path: Path) -> None:
     command = Command(tmp_path, job(tmp_path, "run"))
     command.kill_after(16)
@@ -126,7 +126,7 @@ def test_a_killed_driver_is_resumed_by_the_same_command(whole: Command, tmp_path
     assert_equal(command, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_with_a_node_lost_fewer_workers_go_on(tmp_path: Path) -> None:
     optimizer = {"name": "sgd", "lr": 0.01, "warmup_steps": 2}  # AdamW divides by the gradient's size, and so magnifies rounding
     alone = Command(tmp_path, job(tmp_path, "alone", optimizer=optimizer, compute={"runner": "serial"}))
