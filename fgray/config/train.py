@@ -155,6 +155,12 @@ class Training(Section):
         parts = self.compute.workers * (self.compute.micro_batch or 1)
         if self.batch_size % parts:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of workers x micro_batch = {parts}")
+        fewest = self.compute.min_workers or self.compute.workers
+        if fewest > self.compute.workers:
+            raise ValueError(f"compute.min_workers {fewest} is more than compute.workers {self.compute.workers}")
+        for count in range(fewest, self.compute.workers):
+            if self.batch_size % count:  # found now, not in the night when a node is lost
+                raise ValueError(f"batch_size {self.batch_size} does not divide by {count} workers, which compute.min_workers allows")
         return self
 
 

@@ -82,6 +82,8 @@ def test_a_finished_run_is_not_trained_again(finished: Command) -> None:
         ({"compute": {"runner": "serial", "workers": 2}}, "runner serial is one worker"),
         ({"steps": None}, "give either steps or epochs"),
         ({"compute": {"runner": "serial", "micro_batch": 5}}, "batch_size 12 is no multiple of workers x micro_batch = 5"),
+        ({"compute": {"workers": 6, "min_workers": 4}}, "batch_size 12 does not divide by 5 workers, which compute.min_workers allows"),
+        ({"compute": {"workers": 2, "min_workers": 3}}, "min_workers 3 is more than compute.workers 2"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, changes: dict[str, object], message: str) -> None:
