@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from fgray.config.fingerprint import fingerprint
 from fgray.config.train import TrainClipJob
-from fgray.errors import RunError
+from fgray.errors import DataError, RunError
 from fgray.losses.combine import CombinedLoss
 from fgray.losses.features import Inputs
 from fgray.runs import RunFolder
@@ -224,9 +224,18 @@ def memory_gib(device: torch.device) -> float:
 
 
 def order_of(job: TrainClipJob, sources: list[Any]) -> Order:
-    """Return the order of a job's samples."""
+    """Return the order of a job's samples.
+
+    Raises:
+        DataError: a batch would hold a pair twice, as its own negative.
+    """
     shards = [source.shards for source in sources]
-    return Order([len(source) for source in sources], [source.share for source in sources], job.batch_size, job.seed, shards)
+    order = Order([len(source) for source in sources], [source.share for source in sources], job.batch_size, job.seed, shards)
+    for source, count in zip(sources, order.counts, strict=True):
+        if count > len(source):
+            what = f"a batch takes {count} pairs of {source.name}, which has {len(source)}: a pair would be its own negative"
+            raise DataError(what, where="batch_size", fix="make batch_size or the source's share smaller, or bring more pairs")
+    return order
 
 
 def cache_of(job: TrainClipJob) -> str:
