@@ -18,7 +18,6 @@ from fgray.errors import FgrayError
 from fgray.training.run import TrainResult
 from tests.training.jobs import config, write_pairs
 
-
 ARCH = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
