@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from fgray.errors import ConfigError, did_you_mean
-from fgray.losses.features import Features, Inputs
+from fgray.losses.features import REGIONS, Features, Inputs
 from fgray.registry import Registry
 
 
@@ -62,6 +62,11 @@ class Loss(nn.Module, ABC):
         """Return the factor of each part."""
         return {self.name: 1.0}
 
+    @property
+    def of_own_rows(self) -> frozenset[str]:
+        """Return the parts that read this rank's own features only, so that the way of gathering does not change their weight."""
+        return frozenset()
+
     @abstractmethod
     def parts(self, features: Features) -> dict[str, Tensor]:
         """Return the parts of the loss before their factors, scalars [], under the names of `weights`."""
@@ -101,14 +106,23 @@ LOSSES: Registry[type[Loss]] = Registry(
         "spec": "fgray.losses.spec:Spec",
         "negclip": "fgray.losses.negclip:NegClip",
         "ce_clip": "fgray.losses.ce_clip:CeClip",
+        "fineclip": "fgray.losses.fineclip:FineClip",
     },
 )
 
-_WORDS = {"negative_texts": "negative texts", "negative_images": "negative images", "bias": "a logit bias"}
+_WORDS = {
+    "negative_texts": "negative texts",
+    "negative_images": "negative images",
+    "bias": "a logit bias",
+    "roi": "regions",
+    "crop": "crops of regions",
+    "region_text": "captions of regions",
+}
 _FIXES = {
     "negative_texts": "set negatives.texts and give the sources negatives",
     "negative_images": "set negatives.images and give the sources negatives",
     "bias": "take a model that has one (SigLIP)",
+    **dict.fromkeys(REGIONS, "add the section regions, and regions to the sources"),
 }
 
 

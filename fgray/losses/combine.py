@@ -106,7 +106,8 @@ class CombinedLoss(nn.Module):
             parts = loss.weights
             for part, factor in parts.items():
                 weight = self.weight(name, step) * factor
-                found[f"{name}/{part}" if len(parts) > 1 else name] = {"towers": weight * share, "scale": weight}
+                towers = weight if part in loss.of_own_rows else weight * share
+                found[f"{name}/{part}" if len(parts) > 1 else name] = {"towers": towers, "scale": weight}
         return found
 
     def weights_line(self, step: int, gather: Mode, world: int) -> str:
@@ -115,5 +116,6 @@ class CombinedLoss(nn.Module):
         towers = ", ".join(f"{name} {weight['towers']:g}" for name, weight in weights.items())
         line = f"gather {gather} on {world} rank{'s' if world > 1 else ''}, weights: {towers}"
         if gather == "without_grad" and world > 1:
-            line += f" (1/{world} of the nominal ones, which the logit scale keeps)"
+            keepers = ["the logit scale", *(f"{name}/{part}" for name, loss in self.losses().items() for part in sorted(loss.of_own_rows))]
+            line += f" (1/{world} of the nominal ones, which {' and '.join(keepers)} keep{'s' if len(keepers) == 1 else ''})"
         return line

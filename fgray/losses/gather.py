@@ -15,6 +15,11 @@ contributes its own f_r's part, so the towers receive (1/W) sum_r (d/df_r of wha
   stands in every rank's loss and keeps weight 1. With SGD the towers learn at 1/W of the rate; AdamW divides a constant factor out
   again, but a bound on the gradient's norm still sees smaller towers beside the same scale. This is what open_clip does without its
   options for gathering with gradient and for local loss, and CE-CLIP's code in every version.
+
+Regions: rank r brings M_r of them, any number and also none; M = sum of M_r. All of the above holds for a loss whose region terms are
+(1/M) times a sum over regions, except that in local mode rank r has (W/M) times the sum over its own M_r, so that the mean over ranks
+is that of one process. The numbers M_r are exchanged first, then the rows, filled up to the largest M_r; what was filled up is cut off
+by these numbers, and no row is looked at to find out whether it is there.
 """
 
 from __future__ import annotations
@@ -24,9 +29,10 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
-from fgray.losses.features import ALL_ROWS, GATHERED, MASKS, Features
+from fgray.losses.features import ALL_ROWS, GATHERED, MASKS, REGION_NUMBERS, REGIONS, Features
 
 Mode = Literal["with_grad", "without_grad", "local"]
 
@@ -61,7 +67,8 @@ def gather(features: Features, mode: Mode) -> Features:
     """Return the features of all ranks, in the order of ranks, in at least float32; on one process those given.
 
     Every rank calls it with the same B, K and J, and with the same fields. It costs one collective in the forward pass (two with
-    masks) and, except for without_grad, one in the backward pass: then all ranks must also run the same number of backward passes.
+    masks; regions cost three more) and, except for without_grad, one in the backward pass (two with regions): then all ranks must also
+    run the same number of backward passes.
     The module's docstring says what each mode does to the gradient.
 
     Args:
@@ -69,26 +76,56 @@ def gather(features: Features, mode: Mode) -> Features:
         mode: with_grad, without_grad or local.
 
     Returns:
-        Features of B * W pairs; `rows` is this rank's part in local mode, else all of them.
+        Features of B * W pairs and of all ranks' regions; `rows` is this rank's part in local mode, else all of them.
     """
     world = world_size()
-    features = dataclasses.replace(features.full_precision(), rows=ALL_ROWS)
+    features = dataclasses.replace(features.full_precision(), rows=ALL_ROWS, own_regions=ALL_ROWS)
     if world == 1:
         return features
     own = {name: getattr(features, name) for name in GATHERED if getattr(features, name) is not None}
     packed = torch.cat([x.flatten(1) for x in own.values()], dim=1)
     first = dist.get_rank() * features.size
-    if mode == "without_grad":
-        with torch.no_grad():
-            everything = _all_gather(packed)
-        everything = torch.cat([everything[:first], packed, everything[first + features.size :]])
-    else:
-        everything = _Gather.apply(packed)
+    everything = _exchange(packed, mode)
     pieces = torch.split(everything, [x[0].numel() for x in own.values()], dim=1)
     gathered: dict[str, Any] = {name: piece.reshape(-1, *x.shape[1:]) for (name, x), piece in zip(own.items(), pieces, strict=True)}
     gathered.update(_gathered_masks(features))
+    gathered.update(_gathered_regions(features, mode))
     rows = slice(first, first + features.size) if mode == "local" else ALL_ROWS
     return dataclasses.replace(features, rows=rows, **gathered)
+
+
+def _exchange(own: Tensor, mode: Mode) -> Tensor:
+    """Return [b, F] of every rank as [B, F]."""
+    if mode != "without_grad":
+        everything: Tensor = _Gather.apply(own)
+        return everything
+    first = dist.get_rank() * len(own)
+    with torch.no_grad():
+        others = _all_gather(own)
+    return torch.cat([others[:first], own, others[first + len(own) :]])
+
+
+def _gathered_regions(features: Features, mode: Mode) -> dict[str, Any]:
+    """Return the fields of regions, in the order of ranks; ranks bring different numbers of them."""
+    own = {name: getattr(features, name) for name in REGIONS if getattr(features, name) is not None}
+    if not own:
+        return {}
+    packed = torch.cat(list(own.values()), dim=1)
+    counts = _all_gather(torch.tensor([len(packed)], device=packed.device)).tolist()
+    width = max(counts)
+    if width == 0:
+        return {}
+    places = [range(rank * width, rank * width + count) for rank, count in enumerate(counts)]
+    there = torch.tensor([place for places_of_rank in places for place in places_of_rank], device=packed.device)
+    if torch.is_grad_enabled() and not packed.requires_grad:
+        packed = packed.detach().requires_grad_()  # a rank without regions must take part in the backward pass, too
+    everything = _exchange(F.pad(packed, (0, 0, 0, width - len(packed))), mode)[there]
+    first = sum(counts[: dist.get_rank()])
+    found: dict[str, Any] = dict(zip(own, torch.split(everything, [x.shape[1] for x in own.values()], dim=1), strict=True))
+    if features.region_texts is not None:
+        numbers = F.pad(features.region_texts, (0, width - len(features.region_texts)))
+        found[REGION_NUMBERS] = _all_gather(numbers)[there]
+    return {**found, "own_regions": slice(first, first + len(packed))}
 
 
 def _gathered_masks(features: Features) -> dict[str, Tensor]:

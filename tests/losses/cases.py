@@ -38,8 +38,8 @@ def batch(seed: int, size: int = 4, scale: float = 14.3, dim: int = 5) -> Featur
 
 def plain(features: Features) -> dict[str, Any]:
     """Return the features as lists and floats, under the names of the references' arguments."""
-    values = {field.name: getattr(features, field.name) for field in dataclasses.fields(features) if field.name != "rows"}
-    return {name: value.tolist() for name, value in values.items() if value is not None}
+    values = {field.name: getattr(features, field.name) for field in dataclasses.fields(features)}
+    return {name: value.tolist() for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def axes(*numbers: int) -> Tensor:

@@ -19,7 +19,8 @@ from fgray.losses.gather import Mode, gather
 MODES: tuple[Mode, ...] = ("with_grad", "local", "without_grad")
 STEPS = 3
 PER_BATCH = 6  # pairs of a step, over all ranks
-INPUTS = Inputs(texts=3, images=2, bias=True)
+INPUTS = Inputs(texts=3, images=2, bias=True, regions=3)
+COUNTS = ((2, 0, 1, 3, 0, 1), (0, 0, 0, 0, 2, 1), (0,) * PER_BATCH)  # regions of each pair, step by step: some ranks, then all, have none
 LOSSES: dict[str, list[dict[str, Any]]] = {
     "clip": [{"name": "clip"}],
     "siglip": [{"name": "siglip"}],
@@ -31,6 +32,9 @@ LOSSES: dict[str, list[dict[str, Any]]] = {
     "ce_clip_head": [{"name": "ce_clip", "upstream": "head", "cmr": 1.0}],
     "ce_clip_mid": [{"name": "ce_clip", "upstream": "mid"}],
     "ce_clip_b8a5244": [{"name": "ce_clip", "upstream": "b8a5244", "threshold": "max"}],
+    "fineclip": [{"name": "fineclip", "sd": 0.5, "rc": 2.0}],
+    "fineclip_own_captions": [{"name": "fineclip", "repeated": False}],
+    "fineclip_stopped": [{"name": "fineclip", "terms": "sd+gc"}],
     "all": [{"name": name, "weight": 0.5, "warmup_steps": 2} for name in ("clip", "siglip", "negclip", "spec", "ce_clip")],
 }
 
@@ -47,6 +51,14 @@ class Towers(nn.Module):
         self.text = nn.Parameter(torch.randn(6, 5, generator=rng, dtype=torch.float64))
         self.logit_scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
         self.bias = nn.Parameter(torch.tensor(-2.0, dtype=torch.float64))
+
+    def regions(self, data: dict[str, Tensor], stopped: bool) -> Features:
+        """Return the features with regions; the teacher's have no gradient where it is stopped."""
+        towers = {"image": self.image, "text": self.text, "roi": self.image, "crop": self.image, "region_text": self.text}
+        rows = {name: F.normalize(data[name] @ tower, dim=-1) for name, tower in towers.items()}
+        if stopped:
+            rows["crop"] = rows["crop"].detach()
+        return Features(**rows, scale=self.logit_scale.exp(), region_texts=data["region_texts"])
 
     def forward(self, data: dict[str, Tensor], bare: bool) -> Features:
         image, text, negative_texts, negative_images = (
@@ -81,7 +93,24 @@ def data_of(step: int) -> dict[str, Tensor]:
         data[name] = torch.rand(PER_BATCH, width, generator=rng) < 0.6
         if step == 1:
             data[name][:3] = False
+    of_pair = torch.arange(PER_BATCH).repeat_interleave(torch.tensor(COUNTS[step]))
+    data.update({name: torch.randn(len(of_pair), 6, generator=rng, dtype=torch.float64) for name in ("roi", "crop", "region_text")})
+    data.update(region_texts=torch.arange(len(of_pair)) % 3, of_pair=of_pair)
     return data
+
+
+def part_of_rank(data: dict[str, Tensor], rank: int, world: int) -> dict[str, Tensor]:
+    """Return a rank's pairs with their negatives and regions."""
+    part = PER_BATCH // world
+    own = data["of_pair"] // part == rank
+    of_regions = ("roi", "crop", "region_text", "region_texts", "of_pair")
+    return {name: x[own] if name in of_regions else x[rank * part : (rank + 1) * part] for name, x in data.items()}
+
+
+def features_of(case: str, towers: Towers, data: dict[str, Tensor]) -> Features:
+    if case.startswith("fineclip"):
+        return towers.regions(data, stopped=case == "fineclip_stopped")
+    return towers(data, bare=case == "clip")
 
 
 def train(case: str, mode: Mode, rank: int, world: int) -> dict[str, np.ndarray]:
@@ -91,9 +120,7 @@ def train(case: str, mode: Mode, rank: int, world: int) -> dict[str, np.ndarray]
     found: dict[str, np.ndarray] = {}
     for step in range(STEPS):
         towers.zero_grad()
-        part = PER_BATCH // world
-        data = {name: x[rank * part : (rank + 1) * part] for name, x in data_of(step).items()}
-        features = gather(towers(data, bare=case == "clip"), mode)
+        features = gather(features_of(case, towers, part_of_rank(data_of(step), rank, world)), mode)
         total, _ = loss(features, step)
         total.backward()
         loss.update(features)
@@ -108,6 +135,20 @@ def train(case: str, mode: Mode, rank: int, world: int) -> dict[str, np.ndarray]
     return found
 
 
+def upstream(rank: int, world: int) -> dict[str, np.ndarray]:
+    """Return gradients averaged over ranks of FineCLIP's loss as its authors' code has it."""
+    loss = CombinedLoss([LossConfig(name="fineclip", upstream=True)], Inputs(regions=3, gather="without_grad"))
+    found: dict[str, np.ndarray] = {}
+    for step in range(STEPS):
+        towers = Towers()
+        loss(gather(features_of("fineclip", towers, part_of_rank(data_of(step), rank, world)), "without_grad"), step)[0].backward()
+        for name, parameter in towers.named_parameters():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            dist.all_reduce(gradient)
+            found[f"upstream/{step}/{name}"] = (gradient / world).numpy()
+    return found
+
+
 def run_rank(rank: int, folder: str) -> None:
     """Train every case in groups of 3 and then of 2 processes; write what was found to FOLDER/WORLD-RANK.npz."""
     torch.set_num_threads(1)
@@ -116,5 +157,6 @@ def run_rank(rank: int, folder: str) -> None:
             continue
         dist.init_process_group("gloo", init_method=f"file://{folder}/{world}", rank=rank, world_size=world)
         found = {key: x for case in LOSSES for mode in MODES for key, x in train(case, mode, rank, world).items()}
+        found.update(upstream(rank, world))
         np.savez(Path(folder) / f"{world}-{rank}.npz", **found)
         dist.destroy_process_group()

@@ -98,3 +98,26 @@ def thresholds(
         gaps = [scale * (dot(image[i], text[i]) - dot(image[i], negatives[i][k])) for i in range(len(image)) if mask[i][k]]
         found.append(min(max(mean(gaps), 0.0), upper) if gaps else before)
     return found
+
+
+def distillation(roi: Vectors, crop: Vectors) -> float:
+    return mean([1 - dot(p, v) for p, v in zip(roi, crop, strict=True)]) if roi else 0.0
+
+
+def regions(roi: Vectors, captions: Vectors, scale: float, texts: Sequence[int] | None = None) -> float:
+    """FineCLIP's L_RC; where `texts` are given, regions with equal ones are no wrong answers for each other."""
+    if not roi:
+        return 0.0
+    total = 0.0
+    for anchors, candidates in ((roi, captions), (captions, roi)):
+        for j, anchor in enumerate(anchors):
+            others = [k for k in range(len(roi)) if k == j or texts is None or texts[k] != texts[j]]
+            total += log_sum([scale * dot(anchor, candidates[k]) for k in others]) - scale * dot(anchor, candidates[j])
+    return total / (2 * len(roi))
+
+
+def regions_with_zeros(roi: Vectors, captions: Vectors, scale: float, rows: int) -> float:
+    """Upstream's L_RC on one process: zeros up to `rows`."""
+    nothing = [0.0] * len(roi[0])
+    fill = [nothing] * (rows - len(roi))
+    return regions([*roi, *fill], [*captions, *fill], scale)

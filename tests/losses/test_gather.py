@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch.multiprocessing as mp
 
-from tests.losses.ranks import LOSSES, MODES, STEPS, run_rank, train
+from fgray.losses.clip import clip_loss
+from fgray.losses.features import Features
+from fgray.losses.fineclip import region_contrast, self_distillation
+from tests.losses.ranks import LOSSES, MODES, STEPS, Towers, data_of, part_of_rank, run_rank, train
 
 Found = dict[str, np.ndarray]
 
@@ -88,3 +91,33 @@ def test_the_cases_try_something(alone: dict[str, Found]) -> None:
             assert np.abs(found[f"{case}/with_grad/2/grad/{name}"]).max() > 1e-3
     thresholds = [alone["ce_clip"][f"ce_clip/with_grad/{step}/state/terms.ce_clip.thresholds"] for step in range(STEPS)]
     assert not np.array_equal(thresholds[0], thresholds[1])
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_upstreams_fineclip(groups: dict[int, list[Found]], world: int) -> None:
+    """The contrasts reach the towers with 1/W of their weight; the distillation is the mean over ranks of their own means."""
+    for step in range(STEPS):
+        gradients = []
+        for with_contrasts in (True, False):
+            towers = Towers()
+            if with_contrasts:
+                features: Features = towers.regions(data_of(step), stopped=False)
+                (clip_loss(features) + region_contrast(features)).backward()
+            else:
+                own = [towers.regions(part_of_rank(data_of(step), rank, world), stopped=False) for rank in range(world)]
+                (sum(self_distillation(one) for one in own) / world).backward()
+            gradients.append({name: 0 if x.grad is None else x.grad.numpy() for name, x in towers.named_parameters()})
+        contrasts, distillation = gradients
+        for name in PARAMETERS:
+            share = 1 / world if name in ("image", "text") else 1.0
+            expected = np.asarray(share * contrasts[name] + distillation[name])
+            for found in groups[world]:
+                assert relative(found[f"upstream/{step}/{name}"], expected) < 1e-9
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_equal_captions_are_found_on_other_ranks(groups: dict[int, list[Found]], alone: dict[str, Found], world: int) -> None:
+    """The loss without them differs from that with them, so the numbers of captions travel, too."""
+    own, whole = (alone[case][f"{case}/with_grad/0/loss"] for case in ("fineclip_own_captions", "fineclip"))
+    assert own != whole
+    assert all(relative(found["fineclip_own_captions/with_grad/0/loss"], own) < 1e-9 for found in groups[world])
