@@ -110,6 +110,7 @@ BENCHMARKS: Registry[type[Benchmark]] = Registry(
     "benchmark",
     {
         "drawn": "fgray.benchmarks.drawn:Drawn",
+        "edited_captions": "fgray.benchmarks.edited_captions:EditedCaptions",
         "spec": "fgray.benchmarks.spec:Spec",
         "spec_style": "fgray.benchmarks.spec_style:SpecStyle",
         "sugarcrepe": "fgray.benchmarks.sugarcrepe:SugarCrepe",
