@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from fgray.data.coco_boxes import CocoBoxes, caption_key
+from fgray.data.coco_boxes import CocoBoxes, caption_key, read_boxes, read_region_captions
 from fgray.data.index import image_key
 from fgray.errors import DataError
+from fgray.storage import Storage, open_storage
 
 BOX_SCHEMA = pa.schema(
     [
-        pa.field("key", pa.string(), nullable=False),  # of the image
+        pa.field("image", pa.string(), nullable=False),  # its key
         pa.field("x", pa.float64(), nullable=False),  # the box in pixels of the decoded picture, COCO's xywh
         pa.field("y", pa.float64(), nullable=False),
         pa.field("w", pa.float64(), nullable=False),
@@ -21,6 +22,30 @@ BOX_SCHEMA = pa.schema(
     ]
 )
 """One row per box; the boxes of an image stand together, in the order of their file."""
+
+
+def read_captioned_boxes(boxes: str, captions: str | None, template: str, least_area: float) -> pa.Table:
+    """Read a COCO file of boxes, and their texts.
+
+    Args:
+        boxes: path or URI of a JSON file of instances or proposals.
+        captions: path or URI of FineCLIP's region captions (JSON); None: the text is the class's name in the template.
+        template: ``{}`` stands for the name.
+        least_area: in square pixels; a smaller box needs no caption.
+
+    Raises:
+        DataError: a file is not what it should be, or a box has no text.
+        NotFound: there is no such file.
+    """
+    found = read_boxes(*_opened(boxes))
+    if captions is None:
+        return boxes_with_class_names(found, template, boxes)
+    return boxes_with_captions(found, read_region_captions(*_opened(captions)), least_area, captions)
+
+
+def _opened(uri: str) -> tuple[Storage, str]:
+    folder, _, name = uri.rpartition("/")
+    return open_storage(folder or ("/" if uri.startswith("/") else ".")), name
 
 
 def boxes_with_captions(found: CocoBoxes, captions: Mapping[str, str], least_area: float, where: str) -> pa.Table:
@@ -56,17 +81,17 @@ def boxes_with_class_names(found: CocoBoxes, template: str, where: str) -> pa.Ta
 
     Args:
         found: the boxes of a file of instances.
-        template: the text, with ``{c}`` where the name of the class belongs.
+        template: the text, with ``{}`` where the name of the class belongs.
         where: of the file, for the message.
 
     Raises:
         DataError: the template has no place for the name, or no box has a class.
     """
-    if "{c}" not in template:
-        raise DataError(f"template '{template}' has no place for the class name", where=where, fix="write {c} where it belongs")
+    if "{}" not in template:
+        raise DataError(f"template '{template}' has no place for the class name", where=where, fix="write {} where it belongs")
     names = {category.id: category.name for category in found.categories}
     rows = [
-        _row(image.file_name, box.box, template.replace("{c}", names[box.category]))
+        _row(image.file_name, box.box, template.replace("{}", names[box.category]))
         for image in found.images
         for box in found.boxes[image.id]
         if box.category is not None and box.category in names
@@ -75,7 +100,7 @@ def boxes_with_class_names(found: CocoBoxes, template: str, where: str) -> pa.Ta
 
 
 def _row(file_name: str, box: tuple[float, float, float, float], text: str) -> dict[str, object]:
-    return {"key": image_key(file_name), **dict(zip("xywh", box, strict=True)), "text": text}
+    return {"image": image_key(file_name), **dict(zip("xywh", box, strict=True)), "text": text}
 
 
 def _table(rows: list[dict[str, object]], where: str) -> pa.Table:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgray.data.captioned_boxes import boxes_with_captions, boxes_with_class_names
+from fgray.data.captioned_boxes import boxes_with_captions, boxes_with_class_names, read_captioned_boxes
 from fgray.data.coco_boxes import CocoBoxes, caption_key, read_boxes, read_panoptic, read_region_captions, segment_map, tight_box
 from fgray.data.masks import coco_mask
 from fgray.errors import DataError
@@ -129,7 +129,7 @@ def test_boxes_meet_their_captions(tmp_path: Path) -> None:
     found = small_file(tmp_path)
     # The first two boxes share a key; the third is too small to need a caption.
     table = boxes_with_captions(found, {"train/7.a.jpg_1_2_30_40.jpg": "a cat asleep"}, 64, "here")
-    assert table["text"].to_pylist() == ["a cat asleep"] * 2 and table["key"].to_pylist() == ["train/7%2Ea"] * 2
+    assert table["text"].to_pylist() == ["a cat asleep"] * 2 and table["image"].to_pylist() == ["train/7%2Ea"] * 2
     assert table.select(["x", "y", "w", "h"]).to_pylist()[1] == {"x": 1.7, "y": 2.1, "w": 30.5, "h": 40.9}
     with pytest.raises(DataError, match=r"1 of 3 boxes have no caption, the first is train/7\.a\.jpg_0_0_3_3\.jpg"):
         boxes_with_captions(found, {"train/7.a.jpg_1_2_30_40.jpg": "a cat asleep"}, 9, "here")
@@ -139,9 +139,22 @@ def test_boxes_meet_their_captions(tmp_path: Path) -> None:
 
 def test_boxes_with_their_class_as_text(tmp_path: Path) -> None:
     found = small_file(tmp_path)
-    assert boxes_with_class_names(found, "a photo of a {c}.", "here")["text"].to_pylist() == ["a photo of a cat."] * 3
+    assert boxes_with_class_names(found, "a photo of a {}.", "here")["text"].to_pylist() == ["a photo of a cat."] * 3
     with pytest.raises(DataError, match="no place for the class name"):
         boxes_with_class_names(found, "a photo", "here")
     proposals = CocoBoxes(found.images, found.boxes, [], {})
     with pytest.raises(DataError, match="no box has a text"):
-        boxes_with_class_names(proposals, "{c}", "here")
+        boxes_with_class_names(proposals, "{}", "here")
+
+
+def test_boxes_and_captions_come_from_their_files(tmp_path: Path, data_root: Path) -> None:
+    instances = str(data_root / "coco128" / "annotations" / "instances_val2017.json")
+    table = read_captioned_boxes(instances, None, "a photo of a {}.", 64)
+    assert len(table) == 939 and len(set(table["image"].to_pylist())) <= 128
+    content = json.loads(Path(instances).read_text())
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    captions = {caption_key(names[one["image_id"]], one["bbox"]): f"region {one['id']}" for one in content["annotations"]}
+    written(tmp_path, captions)
+    texts = read_captioned_boxes(instances, str(tmp_path / "file.json"), "{}", 64)["text"].to_pylist()
+    # One caption a box, but for boxes that share a key.
+    assert len(set(texts)) == len(captions) and set(texts) == set(captions.values())
