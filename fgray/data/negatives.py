@@ -34,8 +34,8 @@ NEGATIVE = pa.struct(
         pa.field("ref", pa.string(), nullable=False),  # image key, or the text itself
         pa.field("score", pa.float64()),  # cosine to the anchor; null for generated texts
         pa.field("margin", pa.float64()),  # the positive's score minus this one; null without a positive's score
-        pa.field("rank", pa.int32()),  # 1-based place among all candidates of the anchor, before filters; null for generated texts
-        pa.field("type", pa.string(), nullable=False),  # mined | relation_swap | replace_noun | … : what kind of negative
+        pa.field("rank", pa.int32()),  # place from 1 among all candidates, an anchor of their kind included, before filters; else null
+        pa.field("type", pa.string(), nullable=False),  # mined, or a generator's own: relation, swap_noun, replace_obj, …
         pa.field("start", pa.int32()),  # first character of the edit in `ref`; null where nothing was edited
         pa.field("end", pa.int32()),  # one past its last
         pa.field("original", pa.string()),  # what stood there in the anchor

@@ -55,9 +55,15 @@ class MineResult:
     def table(self) -> Table:
         """Return the counts per direction for the console."""
         table = Table(title=f"negatives in {self.uri}/{NAME}", title_justify="left")
+        remarks = [
+            f"nothing is left of {direction}: loosen the filter that drops most"
+            for direction, one in self.mining.items()
+            if not one["kept"]
+        ]
         if self.approximate:
             found = (f"{one['recall']:.1%} of {direction}'s exact best {one['k']}" for direction, one in self.approximate.items())
-            table.caption = "approximate search, found " + ", ".join(found)
+            remarks.append("approximate search, found " + ", ".join(found))
+        table.caption = "; ".join(remarks) or None
         for column in ("direction", "anchors", "rows", "candidates", "kept", "short rows", "dropped by"):
             table.add_column(column, justify="left" if column in ("direction", "dropped by") else "right", overflow="fold")
         for direction, counts in self.mining.items():

@@ -297,3 +297,10 @@ def test_what_cannot_be_mined_is_said_in_one_line(files: dict[str, str], tmp_pat
     save_vectors(Path(files["image"]), [f"im/{i:02d}" for i in range(5)], unit(5, 1))
     with pytest.raises(DataError, match="there is no image embedding of 'im/05'"):
         fgray.mine(job(files, tmp_path / "c"))
+
+
+def test_a_chain_that_leaves_nothing_is_said(files: dict[str, str], tmp_path: Path) -> None:
+    filters = ["same_image", {"name": "min_score", "value": 2.0}]
+    result = fgray.mine(job(files, tmp_path / "run", filters=filters))
+    assert "nothing is left of image_to_text: loosen the filter that drops most" in str(result.table().caption)
+    assert read_negatives(result.uri)[0].num_rows == 0 or not any(read_negatives(result.uri)[0]["negatives"].to_pylist())
