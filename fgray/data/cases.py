@@ -125,6 +125,13 @@ class CaseSet:
             found.update(dict.fromkeys(self.regions["key"].to_pylist()))
         return list(found)
 
+    def named_regions(self) -> pa.Table:
+        """Return the rows of ``REGION_SCHEMA`` of the regions that cases name, in order of first use."""
+        if self.regions is None:
+            return REGION_SCHEMA.empty_table()
+        named = pa.array(self.references("region"), pa.string())
+        return self.regions.take(pc.index_in(named, value_set=self.regions["region_id"].combine_chunks()))
+
     def limited(self, count: int) -> CaseSet:
         """Return the first `count` cases of every (subset, task), a deterministic smoke subset."""
         seen: dict[tuple[str, str], int] = {}

@@ -1,23 +1,39 @@
-"""Embeds images and texts: requests, the stages that answer them, and the table of answers.
+"""Embeds images, texts and regions of images: requests, the stages that answer them, and the table of answers.
 
-Evaluation and mining both stand on this: they say which images and texts they need, and get fp32 embeddings that are
+Evaluation and mining both stand on this: they say which of them they need, and get fp32 embeddings that are
 computed once per model and kept in the result store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fgray.embedding.compute import Compute, resolve_compute
-from fgray.embedding.requests import IMAGE, TEXT, Work, image_requests, plan_work, text_requests
+from fgray.embedding.regions import check_requests, region_requests
+from fgray.embedding.requests import IMAGE, REGION, TEXT, image_requests, text_requests
 from fgray.embedding.stages import embedding_stages
+from fgray.embedding.work import Work, plan_work
 from fgray.engine.progress import Progress
 from fgray.engine.run import run_units
 from fgray.engine.store import Results, ResultStore
 from fgray.models.base import ModelSource
 
-__all__ = ["IMAGE", "TEXT", "Compute", "Embedded", "Work", "embed", "image_requests", "plan_work", "resolve_compute", "text_requests"]
+__all__ = [
+    "IMAGE",
+    "REGION",
+    "TEXT",
+    "Compute",
+    "Embedded",
+    "Work",
+    "check_requests",
+    "embed",
+    "image_requests",
+    "plan_work",
+    "region_requests",
+    "resolve_compute",
+    "text_requests",
+]
 
 
 @dataclass(frozen=True)
@@ -25,14 +41,22 @@ class Embedded:
     """Embeddings of distinct items and how to find them.
 
     Attributes:
-        images, texts: results aligned with the ids.
-        image_rows, text_rows: item id -> row.
+        images, texts, regions: results aligned with the ids.
+        image_rows, text_rows, region_rows: item id -> row.
     """
 
     images: Results
     texts: Results
+    regions: Results
     image_rows: Mapping[bytes, int]
     text_rows: Mapping[bytes, int]
+    region_rows: Mapping[bytes, int]
+
+    def kinds(self) -> Iterator[tuple[Results, Mapping[bytes, int]]]:
+        """Yield the results of each request kind with their rows."""
+        yield self.images, self.image_rows
+        yield self.texts, self.text_rows
+        yield self.regions, self.region_rows
 
 
 def embed(work: Work, source: ModelSource, store: ResultStore, compute: Compute, max_pixels: int) -> tuple[Embedded, Progress]:
@@ -46,6 +70,7 @@ def embed(work: Work, source: ModelSource, store: ResultStore, compute: Compute,
     progress = Progress(units=len(work.units), items=work.missing, stages=stages, stored=work.requested - work.missing)
     with progress:
         run_units(work.units, stages, store, compute.numerics(source), compute.runner, progress)
-    images, texts = work.images["item_id"].combine_chunks(), work.texts["item_id"].combine_chunks()
-    rows = ({id_: row for row, id_ in enumerate(ids.to_pylist())} for ids in (images, texts))
-    return Embedded(store.read(IMAGE, images), store.read(TEXT, texts), *rows), progress
+    ids = [(kind, table["item_id"].combine_chunks()) for kind, table in work.tables()]
+    images, texts, regions = (store.read(kind, wanted) for kind, wanted in ids)
+    image_rows, text_rows, region_rows = ({id_: row for row, id_ in enumerate(wanted.to_pylist())} for _, wanted in ids)
+    return Embedded(images, texts, regions, image_rows, text_rows, region_rows), progress

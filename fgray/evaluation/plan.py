@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fgray.benchmarks.base import LoadedBenchmark, open_benchmark
 from fgray.config.schema import EvalJob, PrecomputedModel
-from fgray.embedding import Compute, Work, image_requests, plan_work, resolve_compute, text_requests
+from fgray.embedding import Compute, Work, check_requests, image_requests, plan_work, region_requests, resolve_compute, text_requests
 from fgray.engine.store import ResultStore
 from fgray.errors import ConfigError, did_you_mean
 from fgray.models import open_model
@@ -44,12 +44,12 @@ class Plan:
         """Return the plan as a table for the console."""
         table = Table(title=f"plan of {self.job.name}", show_header=False)
         for name, loaded in self.benchmarks.items():
-            counts = f"{loaded.cases.table.num_rows:,} cases, {len(loaded.cases.references('image')):,} images"
+            counts = f"{loaded.cases.table.num_rows:,} cases, {len(loaded.cases.pictures()):,} images"
             table.add_row(name, f"{loaded.title or loaded.info.title}: {counts}{'' if loaded.official else ' (not the official release)'}")
         table.add_row("model", f"{self.source.card.name} ({self.source.card.architecture}), fingerprint {self.source.fingerprint()[:12]}")
-        table.add_row(
-            "items", f"{self.work.requested:,} distinct ({self.work.images.num_rows:,} images, {self.work.texts.num_rows:,} texts)"
-        )
+        kinds = [(self.work.images, "images"), (self.work.texts, "texts"), (self.work.regions, "regions")]
+        counts = ", ".join(f"{items.num_rows:,} {name}" for items, name in kinds if items.num_rows)
+        table.add_row("items", f"{self.work.requested:,} distinct ({counts})")
         table.add_row("stored", f"{self.work.requested - self.work.missing:,} already computed")
         rows = f"{self.work.missing:,} items in {len(self.work.units)} units of up to {self.compute.unit_rows}"
         table.add_row("to do", rows)
@@ -77,7 +77,14 @@ def plan_evaluation(job: EvalJob) -> Plan:
     limit = job.data.max_pixels
     images = [image_requests(loaded.images, loaded.cases.references("image"), fingerprint, limit) for loaded in benchmarks.values()]
     texts = [text_requests(loaded.cases.references("text"), fingerprint) for loaded in benchmarks.values()]
-    work = plan_work(pa.concat_tables(images), pa.concat_tables(texts), store, compute.unit_rows)
+    regions = []
+    for loaded in benchmarks.values():
+        named = loaded.cases.named_regions()
+        check_requests(named, source)
+        regions.append(region_requests(loaded.images, named, fingerprint, limit))
+    work = plan_work(
+        pa.concat_tables(images), pa.concat_tables(texts), store, compute.unit_rows, pa.concat_tables(regions), source.card.image_size
+    )
     return Plan(job, benchmarks, source, compute, store, work)
 
 
@@ -132,6 +139,8 @@ def images_fingerprint(loaded: LoadedBenchmark) -> str:
 def _content(loaded: LoadedBenchmark) -> Iterator[bytes]:
     for row in loaded.cases.table.sort_by("case_id").to_pylist():
         yield repr(sorted(row.items())).encode()
+    for row in loaded.cases.named_regions().sort_by("region_id").to_pylist():
+        yield repr(sorted(row.items())).encode()
     for groups in (loaded.cases.pools, loaded.cases.prototypes):
         for name in sorted(groups):
             yield repr((name, groups[name])).encode()
@@ -139,6 +148,6 @@ def _content(loaded: LoadedBenchmark) -> Iterator[bytes]:
 
 
 def _images(loaded: LoadedBenchmark) -> Iterator[bytes]:
-    rows = loaded.images.locate(loaded.cases.references("image"))
+    rows = loaded.images.locate(loaded.cases.pictures())
     for key, sha in sorted(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True)):
         yield key.encode() + sha

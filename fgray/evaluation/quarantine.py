@@ -7,26 +7,28 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from fgray.benchmarks.base import LoadedBenchmark
-from fgray.embedding import Embedded, Work, image_requests, text_requests
+from fgray.embedding import Embedded, Work, image_requests, region_requests, text_requests
 from fgray.errors import RunError
 from fgray.runs import QUARANTINE_SCHEMA
 
 
 def count_failed(embedded: Embedded) -> int:
     """Return the number of distinct items that carry an error."""
-    return sum(error is not None for error in (*embedded.images.errors, *embedded.texts.errors))
+    return sum(error is not None for results, _ in embedded.kinds() for error in results.errors)
 
 
 def list_quarantine(benchmarks: Mapping[str, LoadedBenchmark], fingerprint: str, max_pixels: int, embedded: Embedded) -> pa.Table:
-    """List every image key and every text whose item has an error, once per benchmark; a text is its own key and lies in no shard."""
-    errors = {id_: embedded.images.errors[row] for id_, row in embedded.image_rows.items() if embedded.images.errors[row]}
-    errors |= {id_: embedded.texts.errors[row] for id_, row in embedded.text_rows.items() if embedded.texts.errors[row]}
+    """List every image key, text and region id whose item has an error, once per benchmark; a text lies in no shard."""
+    errors = {id_: results.errors[row] for results, rows in embedded.kinds() for id_, row in rows.items() if results.errors[row]}
     rows = []
     for name, loaded in benchmarks.items() if errors else ():
         images = image_requests(loaded.images, loaded.cases.references("image"), fingerprint, max_pixels)
         texts = text_requests(loaded.cases.references("text"), fingerprint)
         found = [*zip(*(images[c].to_pylist() for c in ("item_id", "key", "shard")), strict=True)]
         found += [(id_, text, "") for id_, text in zip(texts["item_id"].to_pylist(), texts["text"].to_pylist(), strict=True)]
+        named = loaded.cases.named_regions()
+        regions = region_requests(loaded.images, named, fingerprint, max_pixels)
+        found += [*zip(regions["item_id"].to_pylist(), named["region_id"].to_pylist(), regions["shard"].to_pylist(), strict=True)]
         for id_, key, shard in found:
             if id_ in errors:
                 stage, _, reason = (errors[id_] or "").partition(": ")
@@ -40,7 +42,7 @@ def account(work: Work, embedded: Embedded, tolerated: float, where: str) -> Non
     Raises:
         RunError: items are unaccounted for, or more than the share `tolerated` cannot be computed.
     """
-    answered = len(embedded.images.errors) + len(embedded.texts.errors)
+    answered = sum(len(results.errors) for results, _ in embedded.kinds())
     if answered != work.requested:
         raise RunError(
             f"{work.requested - answered} items are neither scored nor quarantined", where=where, fix="run the same command again"

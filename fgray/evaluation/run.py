@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from fgray.benchmarks.base import LoadedBenchmark
 from fgray.config.schema import EvalJob, PrecomputedModel
-from fgray.embedding import IMAGE, embed
+from fgray.embedding import IMAGE, REGION, embed
 from fgray.engine.lease import open_run
 from fgray.evaluation.controls import shuffled_controls
 from fgray.evaluation.plan import Plan, data_fingerprint, images_fingerprint, load_benchmarks, plan_evaluation
@@ -80,7 +80,7 @@ def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] |
         "scored": plan.work.requested - count_failed(embedded),
         "quarantined": count_failed(embedded),
         "truncated_texts": int(embedded.texts.columns["truncated"].sum()) if plan.work.texts.num_rows else 0,
-        "numerics_classes": plan.store.numerics(IMAGE),
+        "numerics_classes": _numerics_classes(plan),
     }
     run["timing"] = {
         "embedding_seconds": round(time.monotonic() - start, 3),
@@ -142,6 +142,13 @@ def _finish(
     return RunResult(folder.uri, report, metrics)
 
 
+def _numerics_classes(plan: Plan) -> list[dict[str, Any]]:
+    """Return the distinct numerics classes of the run's images and regions."""
+    kinds = [kind for kind, items in plan.work.tables() if kind in (IMAGE, REGION) and items.num_rows]
+    found = [numerics for kind in kinds for numerics in plan.store.numerics(kind)]
+    return [numerics for at, numerics in enumerate(found) if numerics not in found[:at]]
+
+
 def read_image(loaded: LoadedBenchmark, key: str) -> bytes:
     """Return the encoded bytes of one image of a benchmark."""
     return loaded.images.read(loaded.images.locate([key]))[0]
@@ -179,4 +186,5 @@ def _describe_benchmark(loaded: LoadedBenchmark) -> dict[str, Any]:
         "metrics": [metric_to_dict(metric) for metric in loaded.metrics],
         "images": {"requested": len(loaded.cases.references("image")), "fingerprint": images_fingerprint(loaded)},
         "texts": {"requested": len(loaded.cases.references("text"))},
+        "regions": {"requested": len(loaded.cases.references("region"))},
     }

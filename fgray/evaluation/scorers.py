@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgray.benchmarks.base import LoadedBenchmark
-from fgray.embedding import Embedded, image_requests, text_requests
+from fgray.embedding import Embedded, image_requests, region_requests, text_requests
 from fgray.errors import DataError
 from fgray.evaluation.scoring import Scorer, Scores
 from fgray.models.precomputed import PrecomputedScores
@@ -44,7 +44,7 @@ class EmbeddingScores:
         """Take embeddings and how references find them.
 
         Args:
-            vectors: kind (image, text, prototype) -> fp32 [N, D], unit rows.
+            vectors: kind (image, text, prototype, region) -> fp32 [N, D], unit rows.
             rows: kind -> reference -> row.
             errors: kind -> per row why it has no embedding, or None.
         """
@@ -135,12 +135,15 @@ def embedding_scorer(loaded: LoadedBenchmark, fingerprint: str, max_pixels: int,
     """Return the scorer of one benchmark over the embeddings of a run."""
     images = image_requests(loaded.images, loaded.cases.references("image"), fingerprint, max_pixels)
     texts = text_requests(loaded.cases.references("text"), fingerprint)
-    rows = {
-        "image": {key: embedded.image_rows[id_] for key, id_ in zip(images["key"].to_pylist(), images["item_id"].to_pylist(), strict=True)},
-        "text": {text: embedded.text_rows[id_] for text, id_ in zip(texts["text"].to_pylist(), texts["item_id"].to_pylist(), strict=True)},
-    }
-    vectors = {"image": embedded.images.values, "text": embedded.texts.values}
-    errors: dict[str, list[str | None]] = {"image": embedded.images.errors, "text": embedded.texts.errors}
+    named = loaded.cases.named_regions()
+    regions = region_requests(loaded.images, named, fingerprint, max_pixels)
+    asked = {"image": (images["key"], images), "text": (texts["text"], texts), "region": (named["region_id"], regions)}
+    vectors, rows, errors = {}, {}, {}
+    for (kind, (references, requests)), (results, row_of) in zip(asked.items(), embedded.kinds(), strict=True):
+        if requests.num_rows:
+            ids = requests["item_id"].to_pylist()
+            rows[kind] = {reference: row_of[id_] for reference, id_ in zip(references.to_pylist(), ids, strict=True)}
+            vectors[kind], errors[kind] = results.values, results.errors
     return _with_prototypes(loaded, vectors, rows, errors)
 
 
@@ -160,7 +163,13 @@ def _with_prototypes(
 
 
 def precomputed_scorer(loaded: LoadedBenchmark, scores: PrecomputedScores) -> Scorer:
-    """Return the scorer of one benchmark over what was made elsewhere."""
+    """Return the scorer of one benchmark over what was made elsewhere.
+
+    Raises:
+        DataError: the benchmark asks for regions of images, or a reference has neither score nor embedding.
+    """
+    if loaded.cases.references("region"):
+        raise DataError("precomputed scores know no regions", where=loaded.info.name, fix="evaluate the model itself on this benchmark")
     references = {kind: loaded.cases.references(kind) for kind in ("image", "text")}
     vectors = {kind: scores.embed(kind, found) for kind, found in references.items() if found}
     if any(value is None for value in vectors.values()):

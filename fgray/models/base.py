@@ -63,6 +63,22 @@ class ImagePreprocess(Protocol):
         ...
 
 
+class PlacedRegions(NamedTuple):
+    """Regions of a few pictures, placed in the model's input.
+
+    Attributes:
+        picture_of: which picture a region lies in.
+        boxes: x0, y0, x1, y1 in fractions of the input's width and height.
+        masked: the region is a mask, not a box.
+        cells: where the region is a mask, 1 for the cells of the feature map that it covers; None without any mask.
+    """
+
+    picture_of: npt.NDArray[np.int64]  # [M]
+    boxes: npt.NDArray[np.float32]  # [M, 4]
+    masked: npt.NDArray[np.bool_]  # [M]
+    cells: npt.NDArray[np.uint8] | None  # [M, h, w]
+
+
 class DualEncoder(Protocol):
     """A loaded model that embeds images and texts into one space. Batches are small and of fixed size."""
 
@@ -74,6 +90,28 @@ class DualEncoder(Protocol):
 
     def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         """Return unit-length fp32 embeddings [N, D]; a row must not depend on its neighbours or on N."""
+        ...
+
+
+@runtime_checkable
+class RegionEncoder(Protocol):
+    """What a loaded model with dense features offers besides."""
+
+    def embed_regions(self, pixels: Pixels, regions: PlacedRegions) -> Embeddings:
+        """Return fp32 embeddings [M, D] of regions of square pictures [N, S, S, 3]; unit rows, or zero for a mask without any cell."""
+        ...
+
+
+@runtime_checkable
+class DenseSource(Protocol):
+    """A model that is not yet loaded and can say whether it has dense features."""
+
+    def cell_size(self) -> int:
+        """Return the side in px of a cell of its feature map; its loaded form is a `RegionEncoder`.
+
+        Raises:
+            ModelError: its image tower gives no dense features.
+        """
         ...
 
 

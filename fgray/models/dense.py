@@ -13,6 +13,7 @@ each cell of the last feature map: their mean before scaling is then the picture
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +28,21 @@ from fgray.errors import ModelError
 Block = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class _Before:
+    """Where picture and cells part.
+
+    Attributes:
+        x: state before the last block; the first axis are the pictures.
+        whole: x -> embeddings [N, D] of the pictures.
+        cells: x -> embeddings [N, h, w, D] of the cells.
+    """
+
+    x: Tensor
+    whole: Block
+    cells: Block
+
+
 def dense_tokens(towers: Any, pixels: Tensor) -> Tensor:
     """Return unit embeddings [N, h, w, D] of the cells of pictures, differentiable in weights and pixels.
 
@@ -39,49 +55,89 @@ def dense_tokens(towers: Any, pixels: Tensor) -> Tensor:
     Raises:
         ModelError: the image tower gives no dense features, or the size is no multiple of its patch.
     """
-    return F.normalize(_kind_of(towers.visual)(towers.visual, pixels), dim=-1)
+    kind = _kind_of(towers.visual)
+    _check_size(pixels, _patch(towers.visual, kind))
+    before = kind(towers.visual, pixels)
+    return F.normalize(before.cells(before.x), dim=-1)
 
 
-def check_dense(towers: Any) -> None:
-    """Refuse an open_clip model whose image tower gives no dense features.
+def image_and_tokens(towers: Any, pixels: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the embeddings [N, D] of pictures, of any length, and `dense_tokens` [K, h, w, D] of some of them.
+
+    What both have in common, all but the last block, is computed once. At the tower's own size the embeddings are ``encode_image``'s; at
+    other sizes positions are resampled for them, too.
+
+    Args:
+        towers: an open_clip model.
+        pixels: normalised pictures [N, 3, H, W] of the tower's dtype.
+        pictures: int64 [K], rows of `pixels` whose tokens are wanted.
 
     Raises:
-        ModelError: says what the tower is.
+        ModelError: as `dense_tokens`.
     """
-    _kind_of(towers.visual)
+    kind = _kind_of(towers.visual)
+    _check_size(pixels, _patch(towers.visual, kind))
+    before = kind(towers.visual, pixels)
+    return before.whole(before.x), F.normalize(before.cells(before.x[pictures]), dim=-1)
 
 
-def _kind_of(visual: nn.Module) -> Callable[[Any, Tensor], Tensor]:
-    """Return the function that computes the tower's tokens before they are scaled."""
+def cell_size(towers: Any) -> int:
+    """Return the side in px of the part of the picture that a token stands for; sizes of pictures are multiples of it.
+
+    Raises:
+        ModelError: the image tower gives no dense features.
+    """
+    return _patch(towers.visual, _kind_of(towers.visual))[0]
+
+
+def _patch(visual: Any, kind: Callable[[Any, Tensor], _Before]) -> tuple[int, int]:
+    if kind is _before_convolutional:
+        reduction = int(visual.trunk.feature_info[-1]["reduction"])
+        return reduction, reduction
+    height, width = visual.patch_size if kind is _before_openai else visual.trunk.patch_embed.patch_size
+    return height, width
+
+
+def _kind_of(visual: nn.Module) -> Callable[[Any, Tensor], _Before]:
+    """Return the function that runs the tower up to its last block."""
     if isinstance(visual, VisionTransformer):
         plain = all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks)
         if plain and visual.attn_pool is None:
-            return _openai_tokens
+            return _before_openai
     if isinstance(visual, TimmModel):
         if _is_eva(visual.trunk):
-            return _eva_tokens
+            return _before_eva
         if _is_average_pooled(visual):
-            return _convolutional_tokens
+            return _before_convolutional
     inner = getattr(visual, "trunk", visual)
     raise ModelError(
-        f"an image tower of the class {type(inner).__name__} gives no dense features",
+        f"an image tower of the class {type(inner).__module__}.{type(inner).__name__} gives no dense features",
         where="model",
         fix="use an OpenAI-style ViT of open_clip, an EVA-02 CLIP, or crops of the regions (mode crop)",
     )
 
 
-def _openai_tokens(visual: Any, pixels: Tensor) -> Tensor:
-    height, width = _grid(pixels, visual.patch_size)
-    patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
+def _before_openai(visual: Any, pixels: Tensor) -> _Before:
+    maps = visual.conv1(pixels)
+    height, width = maps.shape[-2:]
+    patches = maps.flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1), patches], dim=1)
     x = x + resampled_positions(visual.positional_embedding, visual.grid_size, (height, width)).to(x.dtype)
     x = visual.ln_pre(visual.patch_dropout(x))
     *blocks, last = visual.transformer.resblocks
-    x = _run([*blocks, lambda x: _openai_value_block(last, x)], x, visual.transformer.grad_checkpointing)
-    tokens: Tensor = visual.ln_post(x[:, 1:])
-    if visual.proj is not None:
-        tokens = tokens @ visual.proj
-    return tokens.reshape(len(x), height, width, -1)
+    recompute = visual.transformer.grad_checkpointing
+
+    def projected(x: Tensor) -> Tensor:
+        return x if visual.proj is None else x @ visual.proj
+
+    def whole(x: Tensor) -> Tensor:
+        return projected(visual._pool(_run([last], x, recompute))[0])
+
+    def cells(x: Tensor) -> Tensor:
+        x = _run([lambda x: _openai_value_block(last, x)], x, recompute)
+        return projected(visual.ln_post(x[:, 1:])).reshape(len(x), height, width, -1)
+
+    return _Before(_run(blocks, x, recompute), whole, cells)
 
 
 def _openai_value_block(block: Any, x: Tensor) -> Tensor:
@@ -105,21 +161,30 @@ def _is_eva(trunk: nn.Module) -> bool:
     return all(type(block) is EvaBlock and type(block.attn) is EvaAttention and block.attn.gate is None for block in trunk.blocks)
 
 
-def _eva_tokens(visual: Any, pixels: Tensor) -> Tensor:
+def _before_eva(visual: Any, pixels: Tensor) -> _Before:
     trunk = visual.trunk
-    height, width = _grid(pixels, trunk.patch_embed.patch_size)
-    patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))
+    maps = trunk.patch_embed.proj(pixels)
+    height, width = maps.shape[-2:]
+    patches = trunk.patch_embed.norm(maps.flatten(2).transpose(1, 2))
     x = torch.cat([trunk.cls_token.expand(len(patches), -1, -1), patches], dim=1)
     if trunk.pos_embed is not None:
         x = x + resampled_positions(trunk.pos_embed[0], trunk.patch_embed.grid_size, (height, width)).to(x.dtype)
     x = trunk.norm_pre(trunk.pos_drop(x))
     angles = None if trunk.rope is None else _rotary_angles(trunk.rope, (height, width), x.device)
-    *blocks, last = trunk.blocks
-    steps: list[Block] = [lambda x, block=block: block(x, rope=angles) for block in blocks]  # type: ignore[misc]
-    x = _run([*steps, lambda x: _eva_value_block(last, x)], x, trunk.grad_checkpointing)
-    # From here on what timm's pooling by class token does to that token.
-    tokens: Tensor = visual.head(trunk.head(trunk.head_drop(trunk.fc_norm(trunk.norm(x[:, 1:])))))
-    return tokens.reshape(len(x), height, width, -1)
+    blocks: list[Block] = [lambda x, block=block: block(x, rope=angles) for block in trunk.blocks]  # type: ignore[misc]
+    recompute = trunk.grad_checkpointing
+
+    def whole(x: Tensor) -> Tensor:
+        embeddings: Tensor = visual.head(trunk.forward_head(trunk.norm(_run(blocks[-1:], x, recompute))))
+        return embeddings
+
+    def cells(x: Tensor) -> Tensor:
+        x = _run([lambda x: _eva_value_block(trunk.blocks[-1], x)], x, recompute)
+        # From here on what timm's pooling by class token does to that token.
+        tokens: Tensor = visual.head(trunk.head(trunk.head_drop(trunk.fc_norm(trunk.norm(x[:, 1:])))))
+        return tokens.reshape(len(x), height, width, -1)
+
+    return _Before(_run(blocks[:-1], x, recompute), whole, cells)
 
 
 def _eva_value_block(block: Any, x: Tensor) -> Tensor:
@@ -164,10 +229,18 @@ def _is_average_pooled(visual: TimmModel) -> bool:
     return all(isinstance(part, nn.Linear | nn.Identity | nn.Dropout) for part in (trunk.classifier, *visual.head))
 
 
-def _convolutional_tokens(visual: Any, pixels: Tensor) -> Tensor:
+def _before_convolutional(visual: Any, pixels: Tensor) -> _Before:
     trunk = visual.trunk
-    cells: Tensor = visual.head(trunk.classifier(trunk.forward_features(pixels).permute(0, 2, 3, 1)))
-    return cells
+
+    def whole(x: Tensor) -> Tensor:
+        embeddings: Tensor = visual.head(trunk.forward_head(x))
+        return embeddings
+
+    def cells(x: Tensor) -> Tensor:
+        tokens: Tensor = visual.head(trunk.classifier(x.permute(0, 2, 3, 1)))
+        return tokens
+
+    return _Before(trunk.forward_features(pixels), whole, cells)
 
 
 def resampled_positions(positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
@@ -187,13 +260,12 @@ def resampled_positions(positions: Tensor, grid: tuple[int, int], wanted: tuple[
     return torch.cat([positions[:1], resampled.to(positions.dtype)])
 
 
-def _grid(pixels: Tensor, patch: tuple[int, int]) -> tuple[int, int]:
+def _check_size(pixels: Tensor, patch: tuple[int, int]) -> None:
     height, width = pixels.shape[-2:]
     if height % patch[0] or width % patch[1]:
         raise ModelError(
-            f"pictures of {height} x {width} px do not divide into patches of {patch[0]} px", fix="choose a multiple as the size"
+            f"pictures of {height} x {width} px do not divide into cells of {patch[0]} px", fix="choose a multiple as the size"
         )
-    return height // patch[0], width // patch[1]
 
 
 def _run(blocks: list[Block], x: Tensor, recompute: bool) -> Tensor:

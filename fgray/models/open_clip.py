@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from fgray.errors import ModelError, did_you_mean
 from fgray.models import checkpoints
 from fgray.models.base import DualEncoder, ModelCard
+from fgray.models.dense import cell_size, dense_tokens
 from fgray.models.fingerprint import digest_of, file_sha256
 from fgray.models.hub import open_clip_weights
 from fgray.models.open_clip_text import OpenClipText
@@ -144,8 +145,26 @@ class OpenClipSource:
         """
         model = self.module()
         model.eval().requires_grad_(False).to(device=device, dtype=TORCH_DTYPES[self.card.dtype])
-        text = OpenClipText(self._settings["text_cfg"])
-        return TorchEncoder(self.card, device, self.preprocess.mean, self.preprocess.std, model.encode_image, model.encode_text, text)
+        towers = (model.encode_image, model.encode_text, OpenClipText(self._settings["text_cfg"]), partial(dense_tokens, model))
+        return TorchEncoder(self.card, device, self.preprocess.mean, self.preprocess.std, *towers)
+
+    def cell_size(self) -> int:
+        """Return the side in px of a cell of its dense features.
+
+        Raises:
+            ModelError: its image tower gives none.
+        """
+        return cell_size_of(self._settings)
+
+
+def cell_size_of(settings: dict[str, Any]) -> int:
+    """Return the side in px of a cell of the dense features of an open_clip model; no weights are drawn.
+
+    Raises:
+        ModelError: its image tower gives none, or see `build`.
+    """
+    with torch.device("meta"):
+        return cell_size(build(settings))
 
 
 def build(settings: dict[str, Any]) -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import open_clip
 import torch
 
 from fgray.models.base import DualEncoder, ModelCard
+from fgray.models.dense import dense_tokens
 from fgray.models.fingerprint import digest_of
-from fgray.models.open_clip import build
+from fgray.models.open_clip import build, cell_size_of
 from fgray.models.open_clip_text import OpenClipText
 from fgray.models.preprocess import Preprocess
 from fgray.models.torch_encoder import TorchEncoder
@@ -76,5 +77,9 @@ class TinySource:
         """Draw the weights and build both towers."""
         model = self.module()
         model.eval().requires_grad_(False).to(device)
-        text = OpenClipText(SETTINGS["text_cfg"])
-        return TorchEncoder(self.card, device, self.preprocess.mean, self.preprocess.std, model.encode_image, model.encode_text, text)
+        towers = (model.encode_image, model.encode_text, OpenClipText(SETTINGS["text_cfg"]), partial(dense_tokens, model))
+        return TorchEncoder(self.card, device, self.preprocess.mean, self.preprocess.std, *towers)
+
+    def cell_size(self) -> int:
+        """Return the side in px of a cell of its dense features."""
+        return cell_size_of(SETTINGS)

@@ -213,6 +213,6 @@ def roi(tokens: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarra
 
 
 def under_mask(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the unit embedding of the cells [h, w] that a mask marks."""
+    """Return the unit embedding of the cells [h, w] that a mask marks, zeros where it marks none."""
     cells = [tokens[y, x] for y in range(mask.shape[0]) for x in range(mask.shape[1]) if mask[y, x]]
-    return unit(np.sum(cells, axis=0))
+    return unit(np.sum(cells, axis=0)) if cells else np.zeros(tokens.shape[2])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fgray.errors import ModelError
-from fgray.models.dense import dense_tokens
+from fgray.models.dense import dense_tokens, image_and_tokens
 from tests.models.dense_reference import TEXT, arrays, clip_picture, clip_towers, eva_names, eva_picture, eva_towers, shaken, unit
 
 SIZES = [(64, 64), (96, 96), (48, 80)]  # own, larger, not square
@@ -146,5 +146,45 @@ def test_towers_without_dense_features_say_so_in_one_line() -> None:
 
 
 def test_a_size_that_patches_do_not_fill_is_refused() -> None:
-    with pytest.raises(ModelError, match="40 x 64 px do not divide into patches of 16"):
+    with pytest.raises(ModelError, match="40 x 64 px do not divide into cells of 16"):
         dense_tokens(clip_towers(), noise(40, 64))
+
+
+def lite0_towers():
+    vision = {"image_size": 64, "timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear"}
+    torch.manual_seed(0)
+    return open_clip.CustomTextCLIP(embed_dim=16, vision_cfg=vision, text_cfg=TEXT).eval()
+
+
+@pytest.mark.parametrize("make", [lambda: eva_towers("fgray_test_eva02", 64, 24), clip_towers, lite0_towers])
+def test_pictures_and_tokens_in_one_pass_equal_two(make) -> None:
+    """Values and gradients; tokens of two of three pictures."""
+    pixels, pictures = noise(64, 64, count=3), torch.tensor([2, 0])
+    found = []
+    for once in (True, False):
+        towers = make()
+        if once:
+            images, tokens = image_and_tokens(towers, pixels, pictures)
+        else:
+            images, tokens = towers.encode_image(pixels), dense_tokens(towers, pixels[pictures])
+        (images.pow(3).sum() + tokens[..., :3].pow(2).sum()).backward()
+        gradients = {name: weight.grad for name, weight in towers.visual.named_parameters() if weight.grad is not None}
+        found.append((images, tokens, gradients))
+    (images, tokens, gradients), (expected_images, expected_tokens, expected) = found
+    torch.testing.assert_close(images, expected_images, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(tokens, expected_tokens, rtol=1e-5, atol=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (gradients[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6
+
+
+@pytest.mark.parametrize("make", [lambda: eva_towers("fgray_test_eva02", 64, 24), clip_towers])
+def test_a_picture_of_another_size_equals_the_plain_forward(make) -> None:
+    towers, pixels = make(), noise(96, 96)
+    with torch.inference_mode():
+        found = image_and_tokens(towers, pixels, torch.tensor([0]))[0]
+    eva = hasattr(towers.visual, "trunk")
+    weights = eva_names(towers.visual.trunk) if eva else arrays(towers.visual)
+    picture = eva_picture if eva else clip_picture
+    expected = [picture(weights, one.double().numpy(), 3, (4, 4), dense=False) for one in pixels]
+    np.testing.assert_allclose(unit(found.double().numpy()), expected, atol=1e-5)
