@@ -22,7 +22,7 @@ from fgray.training.model import Trainable, build_trainable, open_trainable_sour
 from fgray.training.optimizer import make_optimizer
 from fgray.training.reader import Reader
 from fgray.training.sources import load_sources
-from fgray.training.step import prepare
+from fgray.training.tensors import prepare
 from fgray.training.worker import cache_of, order_of, train_worker
 
 AUTOCAST = {"fp32": "fp32", "bf16": "amp_bf16"}  # ours -> open_clip_train's name

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from fgray.config.schema import BenchmarkConfig, Count, DataConfig, Dtype, Job, ModelConfig, Section, bare_names
+from fgray.config.schema import BenchmarkConfig, Count, DataConfig, Dtype, ModelConfig, Section, StoredJob, bare_names
 
 
 class LossConfig(Section):
@@ -24,12 +24,21 @@ class LossConfig(Section):
         return dict(self.model_extra or {})
 
 
+class RegionSource(Section):
+    """Regions of a source's images, with captions."""
+
+    boxes: str = Field(description="COCO's instances or proposals (JSON), or Parquet with columns image, x, y, w, h (pixels) and text")
+    captions: str | None = Field(None, description="FineCLIP's region captions (JSON); null: the Parquet file's own, or the template")
+    template: str = Field("a photo of a {}", description="caption of a COCO box, with its category's name in place of {}")
+
+
 class TrainSource(Section):
-    """Image-text pairs to train on, with their hard negatives."""
+    """Image-text pairs to train on, with their hard negatives and regions."""
 
     pairs: BenchmarkConfig = Field(description="image-text pairs: a benchmark whose right answers are the pairs, or {name: file, root: …}")
     negatives: list[str] = Field(default_factory=list, description="run folders or negatives.parquet of mine and text_negatives jobs")
     cases: bool = Field(False, description="the wrong candidates of the benchmark's cases are hard negatives, too (SPEC-style sets)")
+    regions: RegionSource | None = Field(None, description="regions of the images, for losses that read them; null: none")
     share: float = Field(1.0, gt=0, description="share of every batch, relative to the other sources")
 
     @model_validator(mode="before")
@@ -54,6 +63,23 @@ class NegativesConfig(Section):
         if self.text_types and len(self.text_types) != self.texts:
             raise ValueError(f"texts is {self.texts}, but text_types names {len(self.text_types)} columns")
         return self
+
+
+class RegionsConfig(Section):
+    """How many regions of its image a pair brings, and how picture and regions are seen (FineCLIP, CLIPSelf).
+
+    Boxes of less than 8² or more than 1024² px of the original picture are left out.
+    """
+
+    most: int = Field(20, ge=1, description="most regions of an image; where there are more, so many are drawn, anew in every epoch")
+    image_size: int | None = Field(None, ge=16, description="side of the picture that dense features come from, px; null: the model's own")
+    resize: Literal["squash", "letterbox"] = Field("squash", description="how pictures and crops become square: squash, or letterbox")
+    enlarge: float = Field(1.5, ge=1, description="a crop is its box enlarged so many times about its centre; crops have the model's size")
+    teacher: Literal["live", "stop_gradient", "ema", "frozen"] = Field(
+        "live",
+        description="who embeds the crops: the model itself, with gradient (FineCLIP) or without; its moving average (optimizer.ema); "
+        "the model as it was before training (CLIPSelf)",
+    )
 
 
 class OptimizerConfig(Section):
@@ -118,6 +144,7 @@ class Training(Section):
     data: DataConfig = Field(default_factory=DataConfig, description="where the data lies")
     sources: list[TrainSource] = Field(min_length=1, description="what is trained on; an epoch is one pass over the first")
     negatives: NegativesConfig = Field(default_factory=NegativesConfig, description="hard negatives of a sample")
+    regions: RegionsConfig | None = Field(None, description="regions of images, for losses that read them; null: none")
     losses: list[LossConfig] = Field(
         default_factory=lambda: [LossConfig(name="clip")], min_length=1, description="terms of the loss; they add up"
     )
@@ -152,6 +179,12 @@ class Training(Section):
             raise ValueError("give either steps or epochs")
         if self.compute.keep_frozen and (self.dropout or self.augment != "none" or self.compute.zero == 3):
             raise ValueError("compute.keep_frozen goes with neither dropout, augment nor zero 3")
+        if (self.regions is None) != all(source.regions is None for source in self.sources):
+            raise ValueError("regions are given in two places: what and how in the section regions, and which ones in a source's regions")
+        if self.regions is not None and self.regions.teacher == "ema" and self.optimizer.ema is None:
+            raise ValueError("regions.teacher ema needs optimizer.ema")
+        if self.regions is not None and self.regions.resize == "letterbox" and self.augment != "none":
+            raise ValueError("augment goes with regions.resize squash only")
         parts = self.compute.workers * (self.compute.micro_batch or 1)
         if self.batch_size % parts:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of workers x micro_batch = {parts}")
@@ -164,7 +197,7 @@ class Training(Section):
         return self
 
 
-class TrainClipJob(Job, Training):
+class TrainClipJob(StoredJob, Training):
     """Fine-tune a dual encoder on pairs and hard negatives."""
 
     job: Literal["train_clip"] = Field(description="which kind of job: train_clip")

@@ -30,10 +30,15 @@ def random_resized_crop(image: Image.Image, preprocess: Preprocess, draw: int) -
     Returns:
         uint8 [H, W, 3].
     """
-    left, top, width, height = _window(image.width, image.height, np.random.Generator(np.random.PCG64(draw)))
     rows, columns = preprocess.size
+    left, top, width, height = random_window(image, draw)
     cut = image.crop((left, top, left + width, top + height))
     return np.asarray(cut.resize((columns, rows), _FILTERS[preprocess.interpolation]))
+
+
+def random_window(image: Image.Image, draw: int) -> tuple[int, int, int, int]:
+    """Return left, top, width and height of the window that `random_resized_crop` cuts."""
+    return _window(image.width, image.height, np.random.Generator(np.random.PCG64(draw)))
 
 
 def _window(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:

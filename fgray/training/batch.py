@@ -11,6 +11,30 @@ Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class RegionBatch:
+    """The M regions of a batch's anchors, anchor by anchor; an image without a valid box brings none.
+
+    Attributes:
+        boxes: float32 [M, 4], x0, y0, x1, y1 in fractions of the anchor's picture.
+        image_of: int64 [M], position of the anchor, ascending.
+        texts: M captions; None: no loss reads them.
+        crops: uint8 [M, S, S, 3], the enlarged boxes cut out of the original picture; None: no loss reads them.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    image_of: Numbers
+    texts: list[str] | None
+    crops: npt.NDArray[np.uint8] | None
+
+    def part(self, start: int, stop: int) -> RegionBatch:
+        """Return the regions of the anchors from `start` to `stop` - 1, which get the numbers from 0 on."""
+        first, last = np.searchsorted(self.image_of, [start, stop])
+        crops = None if self.crops is None else self.crops[first:last]
+        texts = None if self.texts is None else self.texts[first:last]
+        return RegionBatch(self.boxes[first:last], self.image_of[first:last] - start, texts, crops)
+
+
+@dataclass(frozen=True)
 class Batch:
     """B pairs with up to K negative texts and J negative images each.
 
@@ -22,6 +46,7 @@ class Batch:
         image_index: int64 [B, J], position in `images` of each negative image; -1: none.
         sources: int64 [B], number of the source of each pair.
         samples: int64 [B], number of each pair in its source.
+        regions: of the anchors' images; None: the run has none.
     """
 
     images: npt.NDArray[np.uint8]
@@ -31,9 +56,10 @@ class Batch:
     image_index: Numbers
     sources: Numbers
     samples: Numbers
+    regions: RegionBatch | None = None
 
     def micro(self, size: int) -> list[Batch]:
-        """Return consecutive parts of `size` pairs with their negatives; the last may be smaller.
+        """Return consecutive parts of `size` pairs with their negatives and regions; the last may be smaller.
 
         Raises:
             ValueError: `size` is not positive.
@@ -55,6 +81,7 @@ class Batch:
             image_index=image_index,
             sources=self.sources[start:stop],
             samples=self.samples[start:stop],
+            regions=None if self.regions is None else self.regions.part(start, stop),
         )
 
 

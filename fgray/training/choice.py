@@ -1,4 +1,4 @@
-"""Which pairs and negatives a rank's part of a step consists of; nothing is read here."""
+"""Which pairs, negatives and regions a rank's part of a step consists of; nothing is read here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy.typing as npt
 from fgray.config.train import NegativesConfig
 from fgray.errors import DataError
 from fgray.training.batch import place
+from fgray.training.hard_negatives import NONE
 from fgray.training.order import Numbers, Order, mix
+from fgray.training.region_sampling import choose_boxes
 from fgray.training.sources import Source
 
 _TEXTS, _IMAGES, _PARTNER, _CROP = range(-4, 0)  # what random bits are for
@@ -25,6 +27,7 @@ class Choice:
         owners: int64 [N], number of the source of each picture of the batch.
         images: int64 [N], number of the picture in its source.
         draws: uint64 [N], random bits of the picture's crop.
+        regions: of every anchor, int64 [n], numbers of regions in its source.
     """
 
     texts: list[str]
@@ -36,6 +39,7 @@ class Choice:
     owners: Numbers
     images: Numbers
     draws: npt.NDArray[np.uint64]
+    regions: list[Numbers]
 
 
 class Chooser:
@@ -46,10 +50,11 @@ class Chooser:
         order: which samples a step sees.
         config: which hard negatives they bring.
         seed: seed of the choice and of crops.
+        most_regions: an image brings at most so many of its regions.
     """
 
-    def __init__(self, sources: Sequence[Source], order: Order, config: NegativesConfig, seed: int) -> None:
-        self.sources, self.order, self.config, self.seed = sources, order, config, seed
+    def __init__(self, sources: Sequence[Source], order: Order, config: NegativesConfig, seed: int, most_regions: int = 0) -> None:
+        self.sources, self.order, self.config, self.seed, self.most_regions = sources, order, config, seed, most_regions
         self.damaged = [np.zeros(source.index.table.num_rows, bool) for source in sources]
         self._columns = [source.columns(config) for source in sources]
 
@@ -94,7 +99,21 @@ class Chooser:
             owners=owner,
             images=np.concatenate([own_images, images[row, slot]]),
             draws=mix(self.seed, _CROP, owner, sample[which], epoch[which], slots),
+            regions=self._regions(source, sample, epoch),
         )
+
+    def _regions(self, source: Numbers, sample: Numbers, epoch: Numbers) -> list[Numbers]:
+        """Return the regions of each anchor, drawn anew in every pass."""
+        chosen = []
+        for number, which, passed in zip(source.tolist(), sample.tolist(), epoch.tolist(), strict=True):
+            one = self.sources[number]
+            if one.regions is None:
+                chosen.append(NONE)
+                continue
+            image = int(one.image_of[which])
+            taken = choose_boxes(one.regions.of(image), self.most_regions, self.seed, passed, number, which)
+            chosen.append(one.regions.offsets[image] + taken)
+        return chosen
 
     def _partner(self, source: int, sample: int, epoch: int) -> int:
         """Return a pair of a hard image; where the sample has none, of any other image.

@@ -20,16 +20,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from fgray.config.schema import Dtype, ModelConfig
+from fgray.config.train import RegionsConfig
 from fgray.errors import ConfigError, did_you_mean
 from fgray.models import open_model
 from fgray.models.base import ModelCard
+from fgray.models.dense import cell_size, image_and_tokens
 from fgray.models.open_clip import OpenClipSource
 from fgray.models.open_clip_text import OpenClipText
 from fgray.models.preprocess import Preprocess
+from fgray.models.region_pooling import roi_pool
 from fgray.models.tiny import TinySource
 from fgray.models.torch_encoder import TORCH_DTYPES
 from fgray.training import short_texts
 from fgray.training.frozen import Memo, Part, memo_of_texts, split
+from fgray.training.teacher import Teacher, TeacherKind
+from fgray.training.tensors import RegionTensors
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021, section 2.5): cosines are never scaled by more than 100
 _PREFIX = "towers."
@@ -47,17 +52,30 @@ class ContrastiveModel(nn.Module):
         std: per channel.
         precision: arithmetic of the towers; features and everything after them are fp32.
         dropout: keep the architecture's dropout.
+        teacher: who embeds crops of regions, see `fgray.training.teacher`.
 
     Attributes:
         shapes: of the parameters by open_clip's names, as open_clip has them; here scalars are vectors of one element.
         short_texts: the text tower takes tokens without the columns that no feature depends on.
+        teacher_kind: who embeds crops of regions.
+        teacher: the image tower that does, where it is not the one that is trained.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, towers: Any, mean: Sequence[float], std: Sequence[float], precision: Dtype = "fp32", dropout: bool = False) -> None:
+    def __init__(
+        self,
+        towers: Any,
+        mean: Sequence[float],
+        std: Sequence[float],
+        precision: Dtype = "fp32",
+        dropout: bool = False,
+        teacher: TeacherKind = "live",
+    ) -> None:
         super().__init__()
+        self.teacher_kind = teacher
+        self.teacher = Teacher(towers) if teacher in ("ema", "frozen") else None
         self.towers = towers
         self.shapes = {name: parameter.shape for name, parameter in towers.named_parameters()}
         _scalars_to_vectors(towers)
@@ -77,8 +95,16 @@ class ContrastiveModel(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, pixels: Tensor, tokens: Tensor, size: int, text_index: Tensor, image_index: Tensor) -> dict[str, Tensor]:
-        """Return the features of B pairs and their negatives.
+    def forward(
+        self,
+        pixels: Tensor,
+        tokens: Tensor,
+        size: int,
+        text_index: Tensor,
+        image_index: Tensor,
+        regions: RegionTensors | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the features of B pairs, of their negatives, and of the regions of their images.
 
         Args:
             pixels: uint8 [N, H, W, 3], the B images, then the negative images.
@@ -86,14 +112,21 @@ class ContrastiveModel(nn.Module):
             size: B.
             text_index: int64 [B, K], row in `tokens` of each negative text; -1: none.
             image_index: int64 [B, J], row in `pixels` of each negative image; -1: none.
+            regions: of the B images; None: the run has none.
 
         Returns:
             The tensors of `fgray.losses.features.Features` under the names of its fields, masks excepted: fp32, unit length;
-            ``negative_texts`` only where K > 0, ``negative_images`` only where J > 0, ``bias`` only where the model has one. A plain
+            ``negative_texts`` only where K > 0, ``negative_images`` only where J > 0, ``bias`` only where the model has one; ``roi``
+            with `regions`, and ``crop`` and ``region_text`` where these bring them. A plain
             dict, because ZeRO-3 finds the tensors in no other container.
         """
         with _plain_attention(), torch.autocast(pixels.device.type, dtype=self._precision, enabled=self._precision != torch.float32):
-            image_rows, text_rows = self._embed_images(pixels), self._embed_texts(tokens)
+            text_rows = self._embed_texts(tokens)
+            if regions is None:
+                image_rows, cells, crops = self._embed_images(pixels), None, None
+            else:
+                image_rows, cells = self._embed_dense(pixels, regions)
+                crops = None if regions.crops is None else self._embed_crops(regions.crops)
         image_rows = nn.functional.normalize(image_rows.float(), dim=-1)
         text_rows = nn.functional.normalize(text_rows.float(), dim=-1)
         scale = _Capped.apply(self.towers.logit_scale.float().reshape(())).exp()
@@ -104,7 +137,26 @@ class ContrastiveModel(nn.Module):
             output["negative_texts"] = _scatter(text_rows, text_index)
         if image_index.shape[1]:
             output["negative_images"] = _scatter(image_rows, image_index)
+        if regions is not None and cells is not None:
+            output["roi"] = roi_pool(cells.float(), regions.boxes, torch.searchsorted(regions.pictures, regions.image_of))
+            if crops is not None:
+                output["crop"] = nn.functional.normalize(crops.float(), dim=-1)
+            if regions.text_rows is not None:
+                output["region_text"] = text_rows[regions.text_rows]
         return output
+
+    def _embed_dense(self, pixels: Tensor, regions: RegionTensors) -> tuple[Tensor, Tensor]:
+        """Return the features of all pictures [N, D] and the unit features of the cells of those with regions [K, h, w, D]."""
+        return image_and_tokens(self.towers, self._normalise(pixels), regions.pictures)
+
+    def _embed_crops(self, crops: Tensor) -> Tensor:
+        # Without crops a blank one is embedded and left out: ranks that share cut weights run all modules equally often.
+        pixels = self._normalise(crops if len(crops) else crops.new_zeros((1, *crops.shape[1:])))
+        if self.teacher is not None:
+            return self.teacher(pixels)[: len(crops)]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.teacher_kind == "live"):
+            rows: Tensor = self.towers.encode_image(pixels)
+            return rows[: len(crops)]
 
     def _embed_images(self, pixels: Tensor) -> Tensor:
         if self._kept_images is None:
@@ -238,6 +290,7 @@ def build_trainable(
     dropout: bool = False,
     activation_checkpointing: bool = False,
     keep_frozen: bool = False,
+    regions: RegionsConfig | None = None,
 ) -> Trainable:
     """Load a model for training.
 
@@ -248,17 +301,23 @@ def build_trainable(
         dropout: keep the architecture's dropout.
         activation_checkpointing: keep the inputs of the layers only, and compute the layers again in the backward pass.
         keep_frozen: compute what lies before the heads of frozen towers once per picture and text.
+        regions: how regions of images are seen; None: the run has none.
 
     Raises:
-        ConfigError: the model cannot be trained, a pattern matches no parameter, nothing is left to train, or nothing can be kept.
-        ModelError: the weights cannot be read, do not fit, or are not safe to load.
+        ConfigError: the model cannot be trained, pictures with regions do not fit its patches, a pattern matches no parameter, nothing is
+            left to train, or nothing can be kept.
+        ModelError: the weights cannot be read, do not fit, or are not safe to load; the image tower gives no features of regions.
     """
     source = open_trainable_source(config)
     fingerprint = source.fingerprint()
     towers = source.module()
+    if regions is not None and (regions.image_size or source.preprocess.size[0]) % (cell := cell_size(towers)):
+        what = f"pictures of {regions.image_size or source.preprocess.size[0]} px do not divide into cells of {cell} px"
+        raise ConfigError(what, where="regions.image_size", fix=f"choose a multiple of {cell}")
     if activation_checkpointing:
         _checkpoint_layers(towers)
-    module = ContrastiveModel(towers, source.preprocess.mean, source.preprocess.std, precision, dropout)
+    teacher = "live" if regions is None else regions.teacher
+    module = ContrastiveModel(towers, source.preprocess.mean, source.preprocess.std, precision, dropout, teacher)
     _freeze(module, freeze)
     if keep_frozen:
         module.keep_frozen()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fgray.config.train import NegativesConfig
+from fgray.config.train import NegativesConfig, RegionsConfig
 from fgray.data.decode import ImageError, decode_image
 from fgray.errors import ConfigError, DataError
 from fgray.models.preprocess import Preprocess
@@ -20,6 +20,7 @@ from fgray.training.augment import random_resized_crop
 from fgray.training.batch import Batch
 from fgray.training.choice import Choice, Chooser
 from fgray.training.order import Numbers, Order
+from fgray.training.regions import Cut, Cutter
 from fgray.training.sources import Source
 
 Pixels = npt.NDArray[np.uint8]
@@ -41,7 +42,9 @@ class Reader:
         threads: that read and decode; Pillow decodes outside the interpreter lock.
         max_pixels: larger images count as damaged.
         max_corrupt_fraction: share of the sources' images that may be damaged; they are replaced, see `Chooser.choose`.
-        cache_bytes: memory for preprocessed pictures, which are then decoded once; without augmentation only.
+        cache_bytes: memory for preprocessed pictures, which are then decoded once; without augmentation and regions only.
+        regions: how the anchors' regions are seen; None: a batch brings none.
+        wanted: of the features crop and region_text of regions those that a loss reads.
 
     Raises:
         ConfigError: the batch does not divide by the workers.
@@ -64,6 +67,8 @@ class Reader:
         max_pixels: int = 178_956_970,
         max_corrupt_fraction: float = 0.0,
         cache_bytes: int = 0,
+        regions: RegionsConfig | None = None,
+        wanted: frozenset[str] = frozenset({"crop", "region_text"}),
     ) -> None:
         if order.batch_size % world:
             what = f"a batch of {order.batch_size} samples does not divide by {world} workers"
@@ -71,9 +76,12 @@ class Reader:
         self.sources, self.preprocess, self.rank, self.world = sources, preprocess, rank, world
         self.max_pixels, self.max_corrupt_fraction = max_pixels, max_corrupt_fraction
         self.damaged: dict[tuple[str, str], str] = {}
-        self._chooser = Chooser(sources, order, negatives, seed)
-        self._crops = augment == "random_resized_crop"
-        self._room = 0 if self._crops else cache_bytes // (3 * preprocess.size[0] * preprocess.size[1])  # pictures
+        self._chooser = Chooser(sources, order, negatives, seed, 0 if regions is None else regions.most)
+        self._windows = augment == "random_resized_crop"
+        self._cutter = None if regions is None else Cutter(regions, preprocess, wanted, self._windows)
+        self._size = preprocess.size if self._cutter is None else (self._cutter.size, self._cutter.size)
+        cached = not self._windows and self._cutter is None
+        self._room = cache_bytes // (3 * preprocess.size[0] * preprocess.size[1]) if cached else 0  # pictures
         self._cache: dict[tuple[int, int], Pixels] = {}
         self._lock = threading.Lock()
         self._decoders = ThreadPoolExecutor(threads, "decode")
@@ -88,7 +96,7 @@ class Reader:
         """
         while True:  # until no picture of the choice is damaged; every round knows of at least one more
             choice = self._chooser.choose(step, self.rank, self.world)
-            pixels, broken = self._read(choice)
+            pixels, cuts, broken = self._read(choice)
             if not broken:
                 return Batch(
                     images=pixels,
@@ -98,6 +106,7 @@ class Reader:
                     image_index=choice.image_index,
                     sources=choice.sources,
                     samples=choice.samples,
+                    regions=None if self._cutter is None else self._cutter.join(cuts, self._region_texts(choice)),
                 )
             self._note(broken)
 
@@ -130,19 +139,23 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, choice: Choice) -> tuple[Pixels, dict[tuple[int, int], str]]:
-        """Return uint8 [N, H, W, 3] and the damaged pictures, (source, image) -> reason."""
-        pixels = np.empty((len(choice.images), *self.preprocess.size, 3), np.uint8)
-        places = np.arange(len(pixels))
-        if not self._crops:  # equal pictures are decoded once
+    def _read(self, choice: Choice) -> tuple[Pixels, list[Cut | None], dict[tuple[int, int], str]]:
+        """Return uint8 [N, H, W, 3], the regions of every anchor, and the damaged pictures, (source, image) -> reason."""
+        pixels = np.empty((len(choice.images), *self._size, 3), np.uint8)
+        cuts: list[Cut | None] = [None] * choice.size
+        places = again = np.arange(len(pixels))
+        if not self._windows:  # equal pictures are decoded once
             width = max(source.index.table.num_rows for source in self.sources)
             _, places, again = np.unique(choice.owners * width + choice.images, return_index=True, return_inverse=True)
+        anchors: dict[int, list[int]] = {}  # of each picture that is decoded, those with regions
+        for anchor in (number for number in range(choice.size) if len(choice.regions[number])):
+            anchors.setdefault(int(places[again[anchor]]), []).append(anchor)
         tasks = []
         for owner in np.unique(choice.owners[places]).tolist():
             here = places[choice.owners[places] == owner]
             here = here[np.argsort(choice.images[here], kind="stable")]  # near ones of a shard are read together
             tasks += [
-                self._decoders.submit(self._fill, pixels, owner, here[start : start + _TASK], choice)
+                self._decoders.submit(self._fill, pixels, cuts, anchors, owner, here[start : start + _TASK], choice)
                 for start in range(0, len(here), _TASK)
             ]
         broken: dict[tuple[int, int], str] = {}
@@ -152,13 +165,14 @@ class Reader:
         finally:
             for task in tasks:
                 task.cancel()
-        if not self._crops:
-            copies = np.flatnonzero(places[again] != np.arange(len(pixels)))
-            pixels[copies] = pixels[places[again][copies]]
-        return pixels, broken
+        copies = np.flatnonzero(places[again] != np.arange(len(pixels)))
+        pixels[copies] = pixels[places[again][copies]]
+        return pixels, cuts, broken
 
-    def _fill(self, pixels: Pixels, owner: int, rows: Numbers, choice: Choice) -> dict[tuple[int, int], str]:
-        """Read, decode and preprocess some pictures of one source into their rows."""
+    def _fill(
+        self, pixels: Pixels, cuts: list[Cut | None], anchors: dict[int, list[int]], owner: int, rows: Numbers, choice: Choice
+    ) -> dict[tuple[int, int], str]:
+        """Read, decode and preprocess some pictures of one source into their rows, and cut out their regions."""
         broken: dict[tuple[int, int], str] = {}
         fresh = []
         for row in rows.tolist():
@@ -177,10 +191,25 @@ class Reader:
             except ImageError as error:
                 broken[owner, int(choice.images[row])] = str(error)
                 continue
-            pixels[row] = random_resized_crop(image, self.preprocess, int(choice.draws[row])) if self._crops else self.preprocess(image)
+            if self._cutter is not None:
+                pixels[row], placement = self._cutter.picture(image, int(choice.draws[row]))
+                regions = self.sources[owner].regions
+                for anchor in anchors.get(row, ()):
+                    assert regions is not None
+                    cuts[anchor] = self._cutter.cut(image, regions.boxes[choice.regions[anchor]], placement)
+                continue
+            pixels[row] = random_resized_crop(image, self.preprocess, int(choice.draws[row])) if self._windows else self.preprocess(image)
             if self._room:
                 self._keep((owner, int(choice.images[row])), pixels[row])
         return broken
+
+    def _region_texts(self, choice: Choice) -> list[list[str]]:
+        """Return the captions of every anchor's chosen regions."""
+        found = []
+        for owner, numbers in zip(choice.sources.tolist(), choice.regions, strict=True):
+            regions = self.sources[owner].regions
+            found.append([] if regions is None else regions.captions.take(pa.array(regions.text_of[numbers])).to_pylist())
+        return found
 
     def _keep(self, key: tuple[int, int], picture: Pixels) -> None:
         with self._lock:

@@ -16,7 +16,6 @@ from fgray.engine.lease import open_run
 from fgray.errors import RunError
 from fgray.evaluation.plan import data_fingerprint
 from fgray.losses.combine import CombinedLoss
-from fgray.losses.features import Inputs
 from fgray.models.trained import CARD, FOLDER
 from fgray.report.train import write_train_report
 from fgray.runs import SELECTION, RunFolder, describe_job
@@ -27,7 +26,7 @@ from fgray.training.model import open_trainable_source
 from fgray.training.overlap import check_disjoint
 from fgray.training.progress import watch
 from fgray.training.sources import Source, load_sources
-from fgray.training.worker import cache_of, order_of
+from fgray.training.worker import cache_of, inputs_of, order_of
 
 
 @dataclass(frozen=True)
@@ -106,13 +105,14 @@ def _describe(job: TrainClipJob, source: Mapping[str, Any] | None, sources: list
             "images": one.index.table.num_rows,
             "negative_texts": len(one.text_negatives.items),
             "negative_images": len(one.image_negatives.items),
+            "regions": 0 if one.regions is None else len(one.regions),
             "fingerprint": one.fingerprint,
         }
         for one in sources
     ]
     run["compute"] = {"device": device_name(device), **job.compute.model_dump(mode="json")}
     has_bias = model.settings.get("init_logit_bias") is not None
-    loss = CombinedLoss(job.losses, Inputs(job.negatives.texts, job.negatives.images, has_bias))
+    loss = CombinedLoss(job.losses, inputs_of(job, has_bias))
     run["loss_weights"] = loss.weights_line(steps, job.gather, job.compute.workers)
     run[SELECTION] = {}
     if job.selection is not None:

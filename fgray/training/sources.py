@@ -1,10 +1,10 @@
-"""What is trained on: pairs with their hard negatives, as arrays over the images and texts of a source."""
+"""What is trained on: pairs with their hard negatives and regions, as arrays over the images and texts of a source."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,11 +22,12 @@ from fgray.errors import ConfigError, DataError, did_you_mean
 from fgray.training.case_negatives import case_negatives
 from fgray.training.collect import Collected, collect
 from fgray.training.hard_negatives import Numbers, Ragged
+from fgray.training.regions import Regions, build_regions, read_regions
 
 
 @dataclass(frozen=True)
 class Source:
-    """Image-text pairs, numbered from 0, with their hard negatives.
+    """Image-text pairs, numbered from 0, with their hard negatives and regions.
 
     Attributes:
         name: of the benchmark that the pairs come from, or "file".
@@ -38,6 +39,7 @@ class Source:
         types: names of the types of negatives; those of a benchmark's cases have the name of their subset.
         text_negatives: negative texts of each pair.
         image_negatives: negative images of each pair.
+        regions: of the images; None: they have none.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Source:
     types: tuple[str, ...]
     text_negatives: Ragged
     image_negatives: Ragged
+    regions: Regions | None = None
 
     def __len__(self) -> int:
         return len(self.image_of)
@@ -73,7 +76,7 @@ class Source:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hex digest of what is trained on: bytes of images, captions, negatives and their order; not where they lie."""
+        """A hex digest of what is trained on: bytes of images, captions, negatives, regions and their order; not where they lie."""
         digest = hashlib.sha256()
         negatives = (
             part for ragged in (self.text_negatives, self.image_negatives) for part in (ragged.offsets, ragged.items, ragged.types)
@@ -83,6 +86,8 @@ class Source:
         for value in (*self.types, "", *self.index.table["sha256"].to_pylist(), *self.texts.to_pylist()):
             content = value.encode() if isinstance(value, str) else value
             digest.update(len(content).to_bytes(8, "little") + content)
+        if self.regions is not None:
+            digest.update(self.regions.content)
         return digest.hexdigest()
 
     def columns(self, config: NegativesConfig) -> list[int | None]:
@@ -93,7 +98,7 @@ class Source:
 
 
 def load_sources(job: TrainClipJob, cache: str) -> list[Source]:
-    """Read the pairs and negatives of a training job.
+    """Read the pairs, negatives and regions of a training job.
 
     Args:
         job: its configuration.
@@ -118,7 +123,11 @@ def _load(config: TrainSource, job: TrainClipJob, cache: str) -> Source:
     else:
         loaded = open_benchmark(config.pairs, job.data.root, cache)
         pairs = pairs_of(loaded)
-    return build_source(config, pairs, loaded if config.cases else None, job.negatives)
+    source = build_source(config, pairs, loaded if config.cases else None, job.negatives)
+    if config.regions is None:
+        return source
+    found = build_regions(read_regions(config.regions), source.index.keys, config.regions.boxes)
+    return replace(source, regions=found)
 
 
 def build_source(config: TrainSource, pairs: PairSet, cases: LoadedBenchmark | None, wanted: NegativesConfig) -> Source:

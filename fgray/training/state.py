@@ -6,7 +6,7 @@ is a moving average, ``average/visual.proj``; ``updates`` counts the optimizer's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -44,6 +44,14 @@ def gather_state(engine: Engine) -> dict[str, Tensor]:
     if first:
         state[UPDATES] = torch.tensor(_updates(engine) if moments else 0)
     return state
+
+
+def whole_average(engine: Engine, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, whole weight) of the moving average for names that begin with `prefix`; every rank iterates to the end."""
+    assert engine.average is not None
+    for name, weight in _trainable(engine).items():
+        if name.startswith(prefix):
+            yield name, _whole(engine, weight, engine.average.values[name])
 
 
 def restore_state(engine: Engine, state: Mapping[str, Tensor]) -> None:

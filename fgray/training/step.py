@@ -22,11 +22,12 @@ from torch import Tensor
 
 from fgray.config.train import TrainClipJob
 from fgray.errors import RunError
-from fgray.losses.features import Features, concatenate
+from fgray.losses.features import GATHERED, REGIONS, Features, concatenate
 from fgray.losses.gather import gather
-from fgray.training.batch import Batch
 from fgray.training.engine import Engine
-from fgray.training.model import Trainable
+from fgray.training.state import whole_average
+from fgray.training.teacher import VISUAL
+from fgray.training.tensors import MicroBatch
 
 GatherMode = Literal["with_grad", "without_grad", "local"]
 
@@ -65,46 +66,6 @@ class StepOptions:
         return cls(job.gather, job.compute.micro_batch, job.compute.accumulation, job.seed)
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """The tensors of one forward pass, on the CPU; the arguments of `ContrastiveModel.forward`.
-
-    Attributes:
-        pixels: uint8 [N, H, W, 3].
-        tokens: int64 [M, L].
-        size: pairs B.
-        text_index: int64 [B, K].
-        image_index: int64 [B, J].
-    """
-
-    pixels: Tensor
-    tokens: Tensor
-    size: int
-    text_index: Tensor
-    image_index: Tensor
-
-
-def prepare(batch: Batch, trainable: Trainable, micro_batch: int | None = None) -> list[MicroBatch]:
-    """Return a rank's batch as the tensors of its forward passes; may run in a thread ahead of the step.
-
-    Args:
-        batch: the rank's part of the step.
-        trainable: brings the tokenizer.
-        micro_batch: pairs of one forward pass; None: all.
-    """
-    parts = [batch] if micro_batch is None else batch.micro(micro_batch)
-    return [
-        MicroBatch(
-            torch.from_numpy(part.images),
-            trainable.tokens(part.texts),
-            part.size,
-            torch.from_numpy(part.text_index),
-            torch.from_numpy(part.image_index),
-        )
-        for part in parts
-    ]
-
-
 def train_step(engine: Engine, loss: StepLoss, parts: Sequence[MicroBatch], step: int, options: StepOptions) -> dict[str, float]:
     """Take one step; every rank calls it with as many pairs, cut into as many parts.
 
@@ -116,8 +77,8 @@ def train_step(engine: Engine, loss: StepLoss, parts: Sequence[MicroBatch], step
         options: how the step is computed.
 
     Returns:
-        ``loss`` and ``loss/TERM`` (mean over ranks), ``gradient_norm``, ``learning_rate``, ``logit_scale`` (the factor of cosines), and
-        ``skipped``: 1 where fp16 overflowed and the weights stay.
+        ``loss`` and ``loss/TERM`` (mean over ranks), ``gradient_norm``, ``learning_rate``, ``logit_scale`` (the factor of cosines),
+        ``skipped``: 1 where fp16 overflowed and the weights stay, and in a run with regions ``regions``: M of the step, over all ranks.
 
     Raises:
         RunError: the loss or its gradient is not finite, on any rank; no step is taken, and all ranks raise.
@@ -139,14 +100,27 @@ def train_step(engine: Engine, loss: StepLoss, parts: Sequence[MicroBatch], step
             fix="lower optimizer.lr or lengthen optimizer.warmup_steps, and resume from the last checkpoint; no step was taken",
         )
     update = engine.update(step)
+    follow_average(engine)
     with torch.no_grad():
         loss.update(features)
-    return {name: float(value) for name, value in values.items()} | {
-        "gradient_norm": update.gradient_norm,
-        "learning_rate": update.learning_rate,
-        "logit_scale": float(features.scale),
-        "skipped": float(update.skipped),
-    }
+    regions = {} if features.roi is None else {"regions": float(features.regions)}
+    return (
+        regions
+        | {name: float(value) for name, value in values.items()}
+        | {
+            "gradient_norm": update.gradient_norm,
+            "learning_rate": update.learning_rate,
+            "logit_scale": float(features.scale),
+            "skipped": float(update.skipped),
+        }
+    )
+
+
+def follow_average(engine: Engine) -> None:
+    """Give the teacher of self-distillation the weights of the moving average, where it is that; every rank calls it."""
+    module = engine.trainable.module
+    if module.teacher is not None and module.teacher_kind == "ema":
+        module.teacher.take(whole_average(engine, VISUAL))
 
 
 Values = dict[str, Tensor]
@@ -185,49 +159,58 @@ def _cached(engine: Engine, loss: StepLoss, parts: Sequence[MicroBatch], step: i
     gathered = gather(leaves, options.gather)
     total, terms = loss(gathered, step)
     torch.autograd.backward(total)
-    start = 0
-    for part, state in zip(parts, states, strict=True):
+    start = first_region = 0
+    crops = engine.trainable.module.teacher_kind == "live"  # else they have no gradient
+    for part, own, state in zip(parts, rows, states, strict=True):
         with _replayed(state, engine.device):
-            again = _forward(engine, part)
-        engine.backward(_surrogate(again, leaves, slice(start, start + part.size), 1 / len(parts)), last=part is parts[-1])
-        start += part.size
+            again = _forward(engine, part, crops)
+        pairs, regions = slice(start, start + part.size), slice(first_region, first_region + own.regions)
+        engine.backward(_surrogate(again, leaves, pairs, regions, 1 / len(parts)), last=part is parts[-1])
+        start, first_region = pairs.stop, regions.stop
     return _detached(gathered), _values(total, terms)
 
 
-_ROWS = ("image", "text", "negative_texts", "negative_images")
+_ROWS = {name: "pairs" for name in GATHERED} | {name: "regions" for name in REGIONS}
 _SCALARS = ("scale", "bias")
 
 
-def _surrogate(features: Features, leaves: Features, rows: slice, share: float) -> Tensor:
+def _surrogate(features: Features, leaves: Features, pairs: slice, regions: slice, share: float) -> Tensor:
     """Return a scalar whose gradient in a part's features is the cached gradient of the loss.
+
+    `pairs` and `regions` are the rows of the part among all.
 
     Scale and bias come out of every forward pass alike; each takes its share of their gradient.
     """
     terms = []
-    for name in _ROWS + _SCALARS:
+    rows = {"pairs": pairs, "regions": regions}
+    for name in (*_ROWS, *_SCALARS):
         value, leaf = getattr(features, name), getattr(leaves, name)
         if value is None:
             continue
         if leaf.grad is None:  # the loss does not read it
             terms.append((value * 0).sum())
         else:
-            terms.append((value * (leaf.grad[rows] if name in _ROWS else leaf.grad * share)).sum())
+            terms.append((value * (leaf.grad[rows[_ROWS[name]]] if name in _ROWS else leaf.grad * share)).sum())
     return torch.stack(terms).sum()
 
 
-def _forward(engine: Engine, part: MicroBatch) -> Features:
+def _forward(engine: Engine, part: MicroBatch, crops: bool = True) -> Features:
     tensors = [part.pixels, part.tokens, part.text_index, part.image_index]
     pixels, tokens, text_index, image_index = (tensor.to(engine.device, non_blocking=True) for tensor in tensors)
-    output: dict[str, Any] = dict(engine.forward(pixels, tokens, part.size, text_index, image_index))
+    regions = None if part.regions is None else part.regions.to(engine.device)
+    if regions is not None and not crops:
+        regions = regions.without_crops()
+    output: dict[str, Any] = dict(engine.forward(pixels, tokens, part.size, text_index, image_index, regions))
     return Features(
         **output,
+        region_texts=regions.text_numbers if regions is not None and "region_text" in output else None,
         text_mask=text_index >= 0 if "negative_texts" in output else None,
         image_mask=image_index >= 0 if "negative_images" in output else None,
     )
 
 
 def _tensors(features: Features) -> dict[str, Any]:
-    return {name: value for name in _ROWS + _SCALARS if (value := getattr(features, name)) is not None}
+    return {name: value for name in (*_ROWS, *_SCALARS) if (value := getattr(features, name)) is not None}
 
 
 def _detached(features: Features) -> Features:

@@ -16,7 +16,7 @@ from fgray.config.fingerprint import fingerprint
 from fgray.config.train import TrainClipJob
 from fgray.errors import DataError, RunError
 from fgray.losses.combine import CombinedLoss
-from fgray.losses.features import Inputs
+from fgray.losses.features import REGIONS, Inputs
 from fgray.runs import RunFolder
 from fgray.training.checkpoint import Checkpoints, Saved
 from fgray.training.engine import Engine
@@ -27,7 +27,8 @@ from fgray.training.reader import Reader
 from fgray.training.selection import Selection
 from fgray.training.sources import load_sources
 from fgray.training.state import gather_state, restore_state
-from fgray.training.step import MicroBatch, StepOptions, prepare, train_step
+from fgray.training.step import StepOptions, follow_average, train_step
+from fgray.training.tensors import MicroBatch, prepare
 
 LOG_ROWS = 2000  # of a run; a shorter run logs every step
 POLL_STEPS = 10  # steps between questions whether this machine is about to be taken away
@@ -65,9 +66,9 @@ class _Worker:
             dropout=job.dropout,
             activation_checkpointing=compute.activation_checkpointing,
             keep_frozen=compute.keep_frozen,
+            regions=job.regions,
         )
-        inputs = Inputs(job.negatives.texts, job.negatives.images, getattr(self.trainable.module.towers, "logit_bias", None) is not None)
-        self.loss = CombinedLoss(job.losses, inputs)
+        self.loss = CombinedLoss(job.losses, inputs_of(job, getattr(self.trainable.module.towers, "logit_bias", None) is not None))
         self.engine = Engine(self.trainable, job.optimizer, compute, device, self.steps)
         self.loss.to(self.engine.device)
         self.first = self.engine.rank == 0
@@ -106,6 +107,8 @@ class _Worker:
             max_pixels=job.data.max_pixels,
             max_corrupt_fraction=job.data.max_corrupt_fraction,
             cache_bytes=CACHE_BYTES,
+            regions=job.regions if self.loss.needs & set(REGIONS) else None,
+            wanted=self.loss.needs,
         )
 
     def _steps(self, start: int, reader: Reader, checkpoints: Checkpoints) -> None:
@@ -179,6 +182,7 @@ class _Worker:
         tensors = dict(saved.tensors)
         own = {name.removeprefix(_LOSS): tensors.pop(name) for name in list(tensors) if name.startswith(_LOSS)}
         restore_state(self.engine, tensors)
+        follow_average(self.engine)
         try:
             self.loss.load_state_dict(own)
         except RuntimeError as error:
@@ -238,6 +242,12 @@ def order_of(job: TrainClipJob, sources: list[Any]) -> Order:
     return order
 
 
+def inputs_of(job: TrainClipJob, bias: bool) -> Inputs:
+    """Return what a job brings to its losses; `bias` tells whether its model has a logit bias."""
+    most = 0 if job.regions is None else job.regions.most
+    return Inputs(job.negatives.texts, job.negatives.images, bias, most, job.gather)
+
+
 def cache_of(job: TrainClipJob) -> str:
     """Return where image indexes and composed images of a job are kept."""
-    return f"{job.output.rstrip('/')}/cache"
+    return job.store_uri

@@ -15,7 +15,8 @@ from fgray.errors import RunError
 from fgray.models.open_clip import OpenClipSource
 from fgray.training.engine import Engine
 from fgray.training.state import gather_state, restore_state
-from fgray.training.step import StepOptions, prepare, train_step
+from fgray.training.step import StepOptions, train_step
+from fgray.training.tensors import prepare
 from tests.training.grouped import run_group
 from tests.training.small import SGD, architecture, batch, engine, losses, part_of_rank, relative_error, whole_error
 

@@ -19,7 +19,8 @@ from fgray.models.open_clip_text import OpenClipText
 from fgray.training.batch import Batch, place
 from fgray.training.engine import Engine
 from fgray.training.state import WEIGHT, gather_state, restore_state
-from fgray.training.step import StepOptions, prepare, train_step
+from fgray.training.step import StepOptions, train_step
+from fgray.training.tensors import prepare
 from tests.training.grouped import run_group
 from tests.training.small import PAIRS, SGD, architecture, batch, engine, full_gradients, losses, part_of_rank, relative_error, whole_error
 
