@@ -109,6 +109,7 @@ class Benchmark(Protocol):
 BENCHMARKS: Registry[type[Benchmark]] = Registry(
     "benchmark",
     {
+        "box_classification": "fgray.benchmarks.box_classification:BoxClassification",
         "drawn": "fgray.benchmarks.drawn:Drawn",
         "edited_captions": "fgray.benchmarks.edited_captions:EditedCaptions",
         "spec": "fgray.benchmarks.spec:Spec",

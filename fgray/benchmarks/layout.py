@@ -113,8 +113,9 @@ class FolderBenchmark(BenchmarkOptions):
                 raise DataError(
                     f"'{absent[0]}' is not in this packed folder", where=storage.uri, fix=f"it holds {', '.join(sorted(present))}"
                 )
-            cases = CaseSet(cases.table.filter(pc.is_in(cases.table["subset"], pa.array(wanted))), cases.pools, cases.prototypes)
-        images = open_images(storage.uri, cache, keys=cases.references("image"))
+            kept = cases.table.filter(pc.is_in(cases.table["subset"], pa.array(wanted)))
+            cases = CaseSet(kept, cases.pools, cases.prototypes, cases.regions)
+        images = open_images(storage.uri, cache, keys=cases.pictures())
         return same._loaded(cases, images, hashes_match=packed["hashes_match"], notes=list(packed["notes"]))
 
     def _loaded(self, cases: CaseSet, images: ImageIndex, *, hashes_match: bool, notes: list[str]) -> LoadedBenchmark:

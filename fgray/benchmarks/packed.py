@@ -46,7 +46,7 @@ def import_benchmark(
 ) -> dict[str, Any]:
     """Pack a benchmark from its official layout.
 
-    `dst` gets ``shard-*``, ``index.parquet``, ``manifest.parquet``, ``cases.parquet`` (with pools and prototypes) and, last,
+    `dst` gets ``shard-*``, ``index.parquet``, ``manifest.parquet``, ``cases.parquet`` (with pools, prototypes and regions) and, last,
     ``benchmark.json``: name, options, counts, whether it is the official release. The benchmark's own `load` reads it.
 
     Args:
@@ -76,7 +76,7 @@ def import_benchmark(
         raise DataError("this folder is packed already", where=src, fix="copy it as it is")
     with tempfile.TemporaryDirectory() as scratch:
         found = benchmark.read(open_storage(src).uri, cache or scratch)
-        keys = found.cases.references("image")
+        keys = found.cases.pictures()
         if not target.exists(MANIFEST):  # an interrupted import may have packed them already
             build_shards(_CaseImages(found.images, keys), target.uri, format, shard_bytes)
         _check_packed(found.images, target.uri, keys)

@@ -8,6 +8,8 @@ METRICS = {
     "image_retrieval_recall@k": "share of captions with their own image among the k best of all images",
     "acc1": "zero-shot classification: share of images whose class scores highest",
     "acc5": "zero-shot classification: share of images whose class is among the five best",
+    "class_mean_accuracy@k": "box classification: share of boxes whose class is among the k best, of each class, averaged over the classes",
+    "box_accuracy@1": "box classification: share of all boxes whose class scores highest",
     "mean_per_class_recall": "acc1 of each class, averaged over the classes",
 }
 """Last part of the name -> its meaning. ``macro`` before it averages subsets; every value comes with count, chance and interval."""

@@ -21,6 +21,9 @@ _METRICS = {
     "acc1": "Top-1 accuracy",
     "acc5": "Top-5 accuracy",
     "mean_per_class_recall": "Mean per-class recall",
+    "class_mean_accuracy@1": "Class mean, top-1",
+    "class_mean_accuracy@5": "Class mean, top-5",
+    "box_accuracy@1": "All boxes, top-1",
 }
 _RECALL = re.compile(r"(text|image)_retrieval_recall@(\d+)")
 _SHORT = {"obj": "object", "att": "attribute", "rel": "relation"}  # SugarCrepe's abbreviations
