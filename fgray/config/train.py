@@ -72,6 +72,7 @@ class RegionsConfig(Section):
     """
 
     most: int = Field(20, ge=1, description="most regions of an image; where there are more, so many are drawn, anew in every epoch")
+    take_then_filter: bool = Field(False, description="as FineCLIP's code: so many are drawn first, and those of no usable size dropped")
     image_size: int | None = Field(None, ge=16, description="side of the picture that dense features come from, px; null: the model's own")
     resize: Literal["squash", "letterbox"] = Field("squash", description="how pictures and crops become square: squash, or letterbox")
     enlarge: float = Field(1.5, ge=1, description="a crop is its box enlarged so many times about its centre; crops have the model's size")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fgray.config.train import NegativesConfig
+from fgray.config.train import NegativesConfig, RegionsConfig
 from fgray.errors import DataError
 from fgray.training.batch import place
 from fgray.training.hard_negatives import NONE
@@ -50,11 +50,13 @@ class Chooser:
         order: which samples a step sees.
         config: which hard negatives they bring.
         seed: seed of the choice and of crops.
-        most_regions: an image brings at most so many of its regions.
+        regions: how many regions an image brings; None: none.
     """
 
-    def __init__(self, sources: Sequence[Source], order: Order, config: NegativesConfig, seed: int, most_regions: int = 0) -> None:
-        self.sources, self.order, self.config, self.seed, self.most_regions = sources, order, config, seed, most_regions
+    def __init__(
+        self, sources: Sequence[Source], order: Order, config: NegativesConfig, seed: int, regions: RegionsConfig | None = None
+    ) -> None:
+        self.sources, self.order, self.config, self.seed, self.regions = sources, order, config, seed, regions
         self.damaged = [np.zeros(source.index.table.num_rows, bool) for source in sources]
         self._columns = [source.columns(config) for source in sources]
 
@@ -107,11 +109,12 @@ class Chooser:
         chosen = []
         for number, which, passed in zip(source.tolist(), sample.tolist(), epoch.tolist(), strict=True):
             one = self.sources[number]
-            if one.regions is None:
+            if one.regions is None or self.regions is None:
                 chosen.append(NONE)
                 continue
             image = int(one.image_of[which])
-            taken = choose_boxes(one.regions.of(image), self.most_regions, self.seed, passed, number, which)
+            boxes, first = one.regions.of(image), self.regions.take_then_filter
+            taken = choose_boxes(boxes, self.regions.most, self.seed, passed, number, which, take_then_filter=first)
             chosen.append(one.regions.offsets[image] + taken)
         return chosen
 

@@ -76,7 +76,7 @@ class Reader:
         self.sources, self.preprocess, self.rank, self.world = sources, preprocess, rank, world
         self.max_pixels, self.max_corrupt_fraction = max_pixels, max_corrupt_fraction
         self.damaged: dict[tuple[str, str], str] = {}
-        self._chooser = Chooser(sources, order, negatives, seed, 0 if regions is None else regions.most)
+        self._chooser = Chooser(sources, order, negatives, seed, regions)
         self._windows = augment == "random_resized_crop"
         self._cutter = None if regions is None else Cutter(regions, preprocess, wanted, self._windows)
         self._size = preprocess.size if self._cutter is None else (self._cutter.size, self._cutter.size)
