@@ -19,7 +19,7 @@ from fgray.storage import open_storage
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (*_PICKLES, ".safetensors")
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts keep the weights
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # keys under which training scripts keep the weights
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # plain numbers inside OpenAI's archives
 _CONVERT = "where you trust who made it, run: fgray convert FILE weights.safetensors --trust"
 

@@ -170,7 +170,7 @@ def _before_eva(visual: Any, pixels: Tensor) -> _Before:
     if trunk.pos_embed is not None:
         x = x + resampled_positions(trunk.pos_embed[0], trunk.patch_embed.grid_size, (height, width)).to(x.dtype)
     x = trunk.norm_pre(trunk.pos_drop(x))
-    angles = None if trunk.rope is None else _rotary_angles(trunk.rope, (height, width), x.device)
+    angles = None if trunk.rope is None else rotary_angles(trunk.rope, (height, width), x.device)
     blocks: list[Block] = [lambda x, block=block: block(x, rope=angles) for block in trunk.blocks]  # type: ignore[misc]
     recompute = trunk.grad_checkpointing
 
@@ -200,7 +200,7 @@ def _eva_value_block(block: Any, x: Tensor) -> Tensor:
     return x
 
 
-def _rotary_angles(rope: Any, grid: tuple[int, int], device: torch.device) -> Tensor:
+def rotary_angles(rope: Any, grid: tuple[int, int], device: torch.device) -> Tensor:
     """Return timm's rotary table [h w, 2 d] for a grid: position i of n becomes i / n of the pretraining grid's length, per axis."""
     from timm.layers.pos_embed_sincos import build_rotary_pos_embed
 

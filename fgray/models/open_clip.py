@@ -18,6 +18,7 @@ from fgray.errors import ModelError, did_you_mean
 from fgray.models import checkpoints
 from fgray.models.base import DualEncoder, ModelCard
 from fgray.models.dense import cell_size, dense_tokens
+from fgray.models.eva_layout import from_eva_layout, is_eva_layout
 from fgray.models.fingerprint import digest_of, file_sha256
 from fgray.models.hub import open_clip_weights
 from fgray.models.open_clip_text import OpenClipText
@@ -133,7 +134,8 @@ class OpenClipSource:
             state, sha256 = checkpoints.read_state_dict(self._checkpoint)
             if sha256 != getattr(self, "_expected_sha256", sha256):
                 raise ModelError("the checkpoint has changed since the run was planned", where=self._checkpoint, fix="start the run again")
-            checkpoints.fill(model, _in_open_clip_layout(model, state), self.card.architecture, self._checkpoint)
+            state = _in_open_clip_layout(model, state, self._checkpoint)
+            checkpoints.fill(model, state, self.card.architecture, self._checkpoint)
         return model
 
     def load(self, device: str) -> DualEncoder:
@@ -265,11 +267,13 @@ def _preprocess(settings: dict[str, Any], cfg: dict[str, Any]) -> Preprocess:
     )
 
 
-def _in_open_clip_layout(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _in_open_clip_layout(model: Any, state: dict[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
     """Bring older and foreign layouts into the model's own, as far as open_clip itself does; shapes stay as they are."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 
+    if is_eva_layout(state):
+        state = from_eva_layout(model, state, where)
     state = convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
