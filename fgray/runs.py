@@ -24,8 +24,8 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("case_id", pa.string(), nullable=False),
         pa.field("cluster_id", pa.string(), nullable=False),
         pa.field("category", pa.string()),
-        pa.field("query_kind", pa.string(), nullable=False),  # image | text
-        pa.field("query", pa.string(), nullable=False),  # image key or text
+        pa.field("query_kind", pa.string(), nullable=False),  # image | text | region
+        pa.field("query", pa.string(), nullable=False),  # image key, text, or region id
         pa.field("candidate_kind", pa.string(), nullable=False),  # image | text | prototype
         pa.field("pool", pa.string()),  # null for small candidate sets
         pa.field("shown", pa.list_(pa.int32()), nullable=False),  # candidate positions listed below: all, or the top ten of a pool
@@ -108,7 +108,10 @@ def _version(package: str) -> str | None:
 
 
 class RunFolder:
-    """Reads and writes ``run.json``, ``items.parquet``, ``metrics.json``, ``samples.parquet``, ``quarantine.parquet``, ``report.html``."""
+    """Reads and writes ``run.json``, ``items.parquet``, ``metrics.json``, ``samples.parquet``, ``quarantine.parquet``, ``report.html``.
+
+    A run whose cases ask about regions of pictures has ``regions.parquet``, too: ``benchmark`` and the columns of ``REGION_SCHEMA``.
+    """
 
     def __init__(self, uri: str) -> None:
         self.storage: Storage = open_storage(uri)
@@ -177,5 +180,6 @@ class RunFolder:
     METRICS = "metrics.json"
     SAMPLES = "samples.parquet"
     QUARANTINE = "quarantine.parquet"
+    REGIONS = "regions.parquet"
     REPORT = "report.html"
     LOG = "log.jsonl"

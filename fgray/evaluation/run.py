@@ -123,6 +123,13 @@ def _finish(
     folder.write_table(
         RunFolder.SAMPLES, pa.concat_tables(tables.values()).sort_by([(c, "ascending") for c in ("benchmark", "subset", "task", "case_id")])
     )
+    regions = [
+        loaded.cases.regions.add_column(0, "benchmark", pa.repeat(name, loaded.cases.regions.num_rows))
+        for name, loaded in benchmarks.items()
+        if loaded.cases.regions is not None
+    ]
+    if regions:
+        folder.write_table(RunFolder.REGIONS, pa.concat_tables(regions))
     for name, loaded in benchmarks.items():
         build_trees(tables[name], loaded.metrics)  # refuses a metric without samples, before intervals take their time
     for name, loaded in benchmarks.items():

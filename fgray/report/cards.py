@@ -21,11 +21,16 @@ SUCCESSES_PER_GROUP = 4
 _MAX_CANDIDATES = 10
 _POOL_CANDIDATES = 5
 _QUERY_SIDE = 224
+_REGION_SIDE = 288  # a box is a part of what is shown
+_SCALE = 100.0  # what cosines are multiplied by before the softmax: where CLIP's learned scale ends
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One candidate on a card: a text or a picture, its score, and its marks."""
+    """One candidate on a card: a text or a picture, its score, and its marks.
+
+    `share` is its part of a softmax over the listed candidates, of cosines times 100; None where the page shows none.
+    """
 
     text: str
     picture: Picture | None
@@ -33,6 +38,7 @@ class Candidate:
     score: float | None
     right: bool
     picked: bool
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,8 +142,28 @@ def _turns(groups: list[list[int]]) -> list[int]:
     return [row for turn in zip_longest(*groups) for row in turn if row is not None]
 
 
-def build(samples: pa.Table, rows: Iterable[int], policies: Mapping[tuple[str, str, str], str], pictures: Pictures) -> list[Card]:
-    """Return the cards of the given rows, as many as the budget of `pictures` allows."""
+Regions = Mapping[tuple[str, str], Mapping[str, Any]]
+
+
+def regions_of(samples: pa.Table, rows: Iterable[int], regions: pa.Table | None) -> Regions:
+    """Return (benchmark, region id) -> the region's row, of those that the given samples ask about.
+
+    Args:
+        samples: rows of ``SAMPLE_SCHEMA``.
+        rows: which of them.
+        regions: the run's regions (``RunFolder.REGIONS``), or None.
+    """
+    if regions is None:
+        return {}
+    asked = samples.take(list(rows))
+    wanted = regions.filter(pc.is_in(regions["region_id"], pc.unique(asked["query"])))
+    return {(row["benchmark"], row["region_id"]): row for row in wanted.to_pylist()}
+
+
+def build(
+    samples: pa.Table, rows: Iterable[int], policies: Mapping[tuple[str, str, str], str], pictures: Pictures, regions: Regions
+) -> list[Card]:
+    """Return the cards of the given rows, as many as the budget of `pictures` allows; `regions` as `regions_of` gives them."""
     cards = []
     for row in rows:
         if pictures.full:
@@ -146,14 +172,18 @@ def build(samples: pa.Table, rows: Iterable[int], policies: Mapping[tuple[str, s
         sample = taken.to_pylist()[0]
         key = (sample["benchmark"], sample["subset"], sample["task"])
         rank = float(ranks(taken, policies.get(key) or policies.get((key[0], "", ""), "wrong"))[0])
-        cards.append(card(sample, None if np.isnan(rank) else int(rank), pictures))
+        cards.append(card(sample, None if np.isnan(rank) else int(rank), pictures, regions.get((sample["benchmark"], sample["query"]))))
     return cards
 
 
-def card(sample: Mapping[str, Any], rank: int | None, pictures: Pictures) -> Card:
-    """Return the card of one row of samples.parquet."""
+def card(sample: Mapping[str, Any], rank: int | None, pictures: Pictures, region: Mapping[str, Any] | None) -> Card:
+    """Return the card of one row of samples.parquet; `region` is the one that it asks about."""
     benchmark = sample["benchmark"]
-    image_query = sample["query_kind"] == "image"
+    picture = None
+    if sample["query_kind"] == "image":
+        picture = pictures.get(benchmark, sample["query"], _QUERY_SIDE)
+    elif sample["query_kind"] == "region" and region is not None:
+        picture = pictures.region(benchmark, region, _REGION_SIDE)
     return Card(
         benchmark=benchmark,
         subset=sample["subset"],
@@ -161,7 +191,7 @@ def card(sample: Mapping[str, Any], rank: int | None, pictures: Pictures) -> Car
         success=rank == 1,
         case_id=sample["case_id"],
         query=sample["query"],
-        picture=pictures.get(benchmark, sample["query"], _QUERY_SIDE) if image_query else None,
+        picture=picture,
         candidates=_candidates(sample, pictures),
         num_candidates=sample["num_candidates"],
         rank=rank,
@@ -175,6 +205,10 @@ def _candidates(sample: Mapping[str, Any], pictures: Pictures) -> list[Candidate
     scores = sample["scores"] or [None] * len(sample["candidates"])
     labels = set(sample["labels"])
     listed = list(zip(sample["shown"], sample["candidates"], scores, strict=True))
+    shares: dict[int, float] = {}
+    if sample["query_kind"] == "region" and sample["scores"]:
+        weights = np.exp(_SCALE * (np.array(scores, float) - max(sample["scores"])))
+        shares = dict(zip(sample["shown"], (weights / weights.sum()).tolist(), strict=True))
     limit = _MAX_CANDIDATES if sample["pool"] is None else _POOL_CANDIDATES
     if len(listed) > limit:  # keep the best-scored ones and the right ones
         best = sorted(listed, key=lambda item: (item[0] not in labels, -(item[2] if item[2] is not None else 0.0), item[0]))
@@ -192,6 +226,7 @@ def _candidates(sample: Mapping[str, Any], pictures: Pictures) -> list[Candidate
             score=value,
             right=position in labels,
             picked=position == sample["prediction"],
+            share=shares.get(position),
         )
         for position, reference, value in listed
     ]

@@ -86,7 +86,7 @@ def explore_page(loaded: LoadedBenchmark, load_image: LoadImage, limit: int) -> 
         subsets=subsets,
         total=sum(len(items) for items in groups.values()),
         cases=table.num_rows,
-        images=len(loaded.cases.references("image")),
+        images=len(loaded.cases.pictures()),
         texts=len(loaded.cases.references("text")),
         max_texts=_MAX_TEXTS,
     )
@@ -101,7 +101,10 @@ def gather(cases: CaseSet) -> list[Gathered]:
     parent: dict[tuple[str, str], tuple[str, str]] = {}
     facts: dict[tuple[str, str], Member] = {}
     categories: dict[tuple[str, str], dict[str, None]] = {}
+    lies_in = {} if cases.regions is None else dict(zip(*(cases.regions[name].to_pylist() for name in ("region_id", "key")), strict=True))
     for row in rows:
+        if row["query_kind"] == "region":  # a region stands for its picture, beside which its right classes are listed
+            row |= {"query_kind": "image", "query": lies_in[row["query"]]}
         candidates: Sequence[str] = row["candidates"] if row["pool"] is None else cases.pools[row["pool"]]
         right = [candidates[label] for label in row["labels"]]
         if row["query_kind"] == "image":

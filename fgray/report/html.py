@@ -24,7 +24,7 @@ def write_report(run: RunFolder, load_image: LoadImage) -> str:
     """Write ``report.html`` from the run folder's other files and return its URI.
 
     Args:
-        run: folder with run.json, metrics.json, samples.parquet and, where anything was set aside, quarantine.parquet.
+        run: folder with run.json, metrics.json, samples.parquet and, where there are any, quarantine.parquet and regions.parquet.
         load_image: (benchmark, image key) -> encoded image, for the gallery's thumbnails.
 
     Raises:
@@ -35,11 +35,19 @@ def write_report(run: RunFolder, load_image: LoadImage) -> str:
         quarantine = run.read_table(run.QUARANTINE)
     except NotFound:
         quarantine = QUARANTINE_SCHEMA.empty_table()
-    page = report_page(run.read_run(), run.read_json(run.METRICS), run.read_table(run.SAMPLES), quarantine, load_image)
+    regions = run.read_table(run.REGIONS) if run.storage.exists(run.REGIONS) else None
+    page = report_page(run.read_run(), run.read_json(run.METRICS), run.read_table(run.SAMPLES), quarantine, load_image, regions)
     return write_page(page, f"{run.uri.rstrip('/')}/{run.REPORT}")
 
 
-def report_page(run: Mapping[str, Any], metrics: Mapping[str, Any], samples: pa.Table, quarantine: pa.Table, load_image: LoadImage) -> str:
+def report_page(
+    run: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    samples: pa.Table,
+    quarantine: pa.Table,
+    load_image: LoadImage,
+    regions: pa.Table | None = None,
+) -> str:
     """Return the report as HTML text, at most about 6 MB whatever the number of samples."""
     views = benchmark_views(run, metrics)
     card = (run.get("model") or {}).get("card") or {}
@@ -48,10 +56,11 @@ def report_page(run: Mapping[str, Any], metrics: Mapping[str, Any], samples: pa.
     items = run.get("items") or {}
     policies = gallery.tie_policies(run)
     failed, passed = gallery.select(samples, policies)
+    asked = gallery.regions_of(samples, [*failed, *passed], regions)
     pictures = Pictures(load_image, int(PICTURE_BYTES * 0.65))
-    failures = gallery.build(samples, failed, policies, pictures)
+    failures = gallery.build(samples, failed, policies, pictures, asked)
     pictures = Pictures(load_image, PICTURE_BYTES - pictures.spent)
-    successes = gallery.build(samples, passed, policies, pictures)
+    successes = gallery.build(samples, passed, policies, pictures, asked)
     near_count, near_rows = gallery.near_ties(samples)
     return render(
         "report.html.j2",
@@ -67,6 +76,7 @@ def report_page(run: Mapping[str, Any], metrics: Mapping[str, Any], samples: pa.
         galleries=[("failure", "Failures", failures, len(failed)), ("success", "Successes", successes, len(passed))],
         filters=_filters(failures + successes),
         card_sentence=gallery.card_sentence,
+        shares=bool(asked),
         sample_count=samples.num_rows,
         near_count=near_count,
         near_rows=near_rows,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
 from fgray.data.decode import ImageError, decode_image
 from fgray.errors import FgrayError
+from fgray.report.region_pictures import draw_region
 
 LoadImage = Callable[[str, str], bytes]
 """(benchmark, image key) -> the encoded image."""
@@ -52,20 +54,33 @@ class Pictures:
 
         An image that cannot be read or decoded gives a picture with a `problem`: a report with a gap says more than none.
         """
-        asked = (benchmark, key, side)
+        return self._once((benchmark, key, side), lambda: _thumbnail(self._load(benchmark, key), side))
+
+    def region(self, benchmark: str, region: Mapping[str, Any], side: int) -> Picture:
+        """Return the thumbnail of an image with a region (a row of ``REGION_SCHEMA``) drawn on it; else as `get`."""
+        return self._once((benchmark, "region " + region["region_id"], side), lambda: self._drawn(benchmark, region, side))
+
+    def _once(self, asked: tuple[str, str, int], make: Callable[[], Picture]) -> Picture:
         if asked not in self._made:
             try:
-                self._made[asked] = _thumbnail(self._load(benchmark, key), side)
+                self._made[asked] = make()
             except (FgrayError, ImageError) as error:
-                self._made[asked] = Picture("", side, side, problem=str(error))
+                self._made[asked] = Picture("", asked[2], asked[2], problem=str(error))
         picture = self._made[asked]
         self.spent += len(picture.uri)  # each use repeats the data URI in the page
         return picture
+
+    def _drawn(self, benchmark: str, region: Mapping[str, Any], side: int) -> Picture:
+        return _encoded(draw_region(decode_image(self._load(benchmark, region["key"]), MAX_PIXELS), region, side))
 
 
 def _thumbnail(data: bytes, side: int) -> Picture:
     image = decode_image(data, MAX_PIXELS)
     image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return _encoded(image)
+
+
+def _encoded(image: Image.Image) -> Picture:
     sink = io.BytesIO()
     image.save(sink, "WEBP", quality=_QUALITY, method=4)
     return Picture("data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode(), *image.size)
