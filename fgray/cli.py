@@ -155,10 +155,11 @@ def explore(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="The run folder of a train_clip job.")],
-    destination: Annotated[str, typer.Argument(help="Folder or s3:// prefix to write.")],
+    destination: Annotated[str, typer.Argument(help="Folder or s3:// prefix to write; in other layouts a .pt file.")],
     step: Annotated[int | None, typer.Option(help="Checkpoint of this step; default: the best one, or the newest.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Share of the trained weights, 0 to 1, the rest from before (WiSE-FT).")] = None,
     base: Annotated[str | None, typer.Option(metavar="KIND|YAML", help="The model before training, where it has moved.")] = None,
+    layout: Annotated[str, typer.Option(help="fgray, eva-clip (F-ViT, CLIPSelf, FineCLIP) or openai-clip (CAT-Seg).")] = "fgray",
 ) -> None:
     """Write a model folder from a training run; plain open_clip loads it, too.
 
@@ -166,8 +167,9 @@ def export(
     Examples:
       fgray export runs/train/quickstart models/quickstart
       fgray export runs/train/quickstart models/half --step 40 --alpha 0.5
+      fgray export runs/train/fineclip fineclip_b16.pt --layout eva-clip
     """
-    show.facts(fgray.export(run, destination, step, alpha, None if base is None else show.model(base, None)))
+    show.facts(fgray.export(run, destination, step, alpha, None if base is None else show.model(base, None), layout))
 
 
 @app.command()

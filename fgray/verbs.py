@@ -184,15 +184,18 @@ def explore(data: str | None, benchmark: str, output: str, options: Mapping[str,
         return write_explore(loaded, lambda _, key: _read_image(loaded, key), output)
 
 
-def export(run: str, destination: str, step: int | None = None, alpha: float | None = None, base: ModelConfig | None = None) -> TrainedCard:
+def export(
+    run: str, destination: str, step: int | None = None, alpha: float | None = None, base: ModelConfig | None = None, layout: str = "fgray"
+) -> TrainedCard:
     """Write a model folder from a training run's checkpoint; plain open_clip loads it, and so does ``kind: trained``.
 
     Args:
         run: the run folder of a train_clip job, finished or not.
-        destination: a new folder or s3:// prefix.
+        destination: a new folder or s3:// prefix; for another code base's layout a new ``.pt`` file.
         step: which checkpoint; None: the best one of the run's selection, else the newest.
         alpha: share of the trained weights, from 0 (the model that the run started from) to 1 (WiSE-FT); None: 1.
         base: the model that the run started from, where it lies elsewhere now.
+        layout: "fgray"; or, for another code base, "eva-clip" (F-ViT, CLIPSelf, FineCLIP) or "openai-clip" (CAT-Seg).
 
     Raises:
         FgrayError: the run has no such checkpoint, or the model that it started from is not there any more.
@@ -201,11 +204,10 @@ def export(run: str, destination: str, step: int | None = None, alpha: float | N
     from fgray.runs import RunFolder
     from fgray.training.export import export_run
 
-    folder = RunFolder(run)
-    job = job_of(folder)
+    job = job_of(RunFolder(run))
     if not isinstance(job, TrainClipJob):
         raise ConfigError(f"a {job.job} job trains nothing", where=run, fix="name the folder of a train_clip run")
-    return export_run(folder, job, destination, step, alpha, base)
+    return export_run(RunFolder(run), job, destination, step, alpha, base, layout)
 
 
 def convert(source: str, destination: str, trust: bool = False) -> Converted:
