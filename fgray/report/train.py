@@ -18,6 +18,7 @@ _PLOTS = (
     ("Learning rate", ("learning_rate",)),
     ("Gradient norm, before clipping", ("gradient_norm",)),
     ("Logit scale", ("logit_scale",)),
+    ("Regions of a step, over all workers", ("regions",)),
     ("Pairs per second", ("pairs_per_second",)),
     ("Share of the time that waited for data", ("data_wait_share",)),
 )
