@@ -24,6 +24,7 @@ SUITES: Registry[Suite] = Registry(
         "gpu": "fgray.bench.gpu:run",
         "gpu_mine": "fgray.bench.gpu_mine:run",
         "mine": "fgray.bench.mine:run",
+        "regions": "fgray.bench.regions:run",
         "train": "fgray.bench.train:run",
     },
 )

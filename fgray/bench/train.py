@@ -74,7 +74,7 @@ def measure(
     if find_spec(PEER) is None:
         raise ConfigError(f"the other side needs {PEER}", where="suite", fix="pip install 'open_clip_torch>=3.3', which brings it")
     with tempfile.TemporaryDirectory(prefix="fgray-bench-") as folder:
-        epoch = _write_pairs(Path(folder), cases, batch, open_storage(output).uri)
+        epoch = write_pairs(Path(folder), cases, batch, open_storage(output).uri)
         job = {
             "job": "train_clip",
             "name": "bench",
@@ -99,7 +99,7 @@ def _check_model(job: Mapping[str, Any]) -> str:
     return open_trainable_source(checked.model).card.name
 
 
-def _write_pairs(folder: Path, cases: int, batch: int, cache: str) -> int:
+def write_pairs(folder: Path, cases: int, batch: int, cache: str) -> int:
     """Write composed pictures as shards and their captions as pairs, whole batches of them; return how many batches they make."""
     loaded = SpecStyle(cases=cases).load(None, cache)
     pairs = pairs_of(loaded).table
@@ -150,7 +150,7 @@ def _rows(answers: Answers, batch: int, epoch: int, size: str) -> Iterator[Row]:
         ("bare", "train_vs_loop", 0.95, "forward, backward, clip and step of the same model in a plain loop, tensors in memory"),
     ):
         note = f"{size}; ours: a training job after its first epoch, in which it made {reading:.3g} pairs/s; theirs: {what}; "
-        note += f"losses differ by {_difference(answers['ours'], answers[name]):.1e} at most"
+        note += f"losses differ by {largest_difference(answers['ours'], answers[name]):.1e} at most"
         yield compare_row(row, rates["ours"], rates[name], "pairs/s", more_is_better=True, goal=goal, note=note)
     share = median(sum(turn["waited"][1:epoch]) / sum(turn["seconds"][1:epoch]) for turn in answers["ours"])
     note = f"{size.rpartition(' of ')[0]}; steps 2 to {epoch} of the first epoch, in which every picture is read from shards on disk, "
@@ -163,7 +163,7 @@ def _rate(seconds: Sequence[float], batch: int) -> float:
     return batch * len(seconds) / sum(seconds)
 
 
-def _difference(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> float:
+def largest_difference(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> float:
     """Return the largest relative difference of two sides' losses of the same steps."""
     differences = (
         abs(left / right - 1)

@@ -179,7 +179,7 @@ class Job(Section):
 
 
 class StoredJob(Job):
-    """A job whose results are kept by content, so that other runs can use them."""
+    """A job whose results, indexes and composed pictures are kept by content, so that other runs can use them."""
 
     store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
 
@@ -385,5 +385,5 @@ class BenchJob(Job):
     """Measure fgray against a bare loop or a peer tool and print ratios."""
 
     job: Literal["bench"] = Field(description="which kind of job: bench")
-    suite: str = Field(description="which benchmark of fgray itself: eval, mine, train, gpu, gpu_mine")
+    suite: str = Field(description="which benchmark of fgray itself: eval, mine, train, regions, gpu, gpu_mine")
     options: dict[str, Any] = Field(default_factory=dict, description="sizes of the suite")
