@@ -68,7 +68,7 @@ class NegativesConfig(Section):
 class RegionsConfig(Section):
     """How many regions of its image a pair brings, and how picture and regions are seen (FineCLIP, CLIPSelf).
 
-    Boxes of less than 8² or more than 1024² px of the original picture are left out.
+    Boxes of less than 8 x 8 or more than 1024 x 1024 px of the original picture are left out.
     """
 
     most: int = Field(20, ge=1, description="most regions of an image; where there are more, so many are drawn, anew in every epoch")
