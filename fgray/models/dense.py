@@ -118,12 +118,14 @@ def _kind_of(visual: nn.Module) -> Callable[[Any, Tensor], _Before]:
 
 
 def _before_openai(visual: Any, pixels: Tensor) -> _Before:
+    if visual.training and not isinstance(visual.patch_dropout, nn.Identity):
+        raise ModelError("patch dropout leaves holes in dense features", where="model", fix="set vision_cfg.patch_dropout to 0")
     maps = visual.conv1(pixels)
     height, width = maps.shape[-2:]
     patches = maps.flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1), patches], dim=1)
     x = x + resampled_positions(visual.positional_embedding, visual.grid_size, (height, width)).to(x.dtype)
-    x = visual.ln_pre(visual.patch_dropout(x))
+    x = visual.ln_pre(x)
     *blocks, last = visual.transformer.resblocks
     recompute = visual.transformer.grad_checkpointing
 

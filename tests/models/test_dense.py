@@ -145,6 +145,13 @@ def test_towers_without_dense_features_say_so_in_one_line() -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_dropped_patches_are_refused_in_training_and_do_not_count_after_it() -> None:
+    towers = clip_towers(patch_dropout=0.5)
+    assert tokens_of(towers, noise(64, 64)).shape == (2, 4, 4, 24)
+    with pytest.raises(ModelError, match="patch dropout leaves holes"):
+        dense_tokens(towers.train(), noise(64, 64))
+
+
 def test_a_size_that_patches_do_not_fill_is_refused() -> None:
     with pytest.raises(ModelError, match="40 x 64 px do not divide into cells of 16"):
         dense_tokens(clip_towers(), noise(40, 64))
