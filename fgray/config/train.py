@@ -29,7 +29,9 @@ class RegionSource(Section):
 
     boxes: str = Field(description="COCO's instances or proposals (JSON), or Parquet with columns image, x, y, w, h (pixels) and text")
     captions: str | None = Field(None, description="FineCLIP's region captions (JSON); null: the Parquet file's own, or the template")
-    template: str = Field("a photo of a {}", description="caption of a COCO box, with its category's name in place of {}")
+    template: str | None = Field(
+        "a photo of a {}", description="caption of a COCO box, with its category's name in place of {}; null: boxes without captions"
+    )
 
 
 class TrainSource(Section):

@@ -43,6 +43,20 @@ def read_captioned_boxes(boxes: str, captions: str | None, template: str, least_
     return boxes_with_captions(found, read_region_captions(*_opened(captions)), least_area, captions)
 
 
+def read_plain_boxes(boxes: str) -> pa.Table:
+    """Read a COCO file of boxes, with or without classes; the texts are empty.
+
+    Raises:
+        DataError: the file is not what it should be, or holds no box.
+        NotFound: there is no such file.
+    """
+    found = read_boxes(*_opened(boxes))
+    rows = [_row(image.file_name, box.box, "") for image in found.images for box in found.boxes[image.id]]
+    if not rows:
+        raise DataError("there are no boxes", where=boxes, fix="give a file of instances or proposals")
+    return pa.Table.from_pylist(rows, schema=BOX_SCHEMA)
+
+
 def _opened(uri: str) -> tuple[Storage, str]:
     folder, _, name = uri.rpartition("/")
     return open_storage(folder or ("/" if uri.startswith("/") else ".")), name

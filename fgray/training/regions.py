@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from fgray.config.train import RegionsConfig, RegionSource
-from fgray.data.captioned_boxes import BOX_SCHEMA, read_captioned_boxes
+from fgray.data.captioned_boxes import BOX_SCHEMA, read_captioned_boxes, read_plain_boxes
 from fgray.data.geometry import Boxes, Pixels, Placement, clip_boxes, corners_of, crop_picture, place_window, resize_picture
-from fgray.errors import DataError
+from fgray.errors import ConfigError, DataError
 from fgray.models.preprocess import Preprocess
 from fgray.storage import open_storage
 from fgray.training.augment import random_resized_crop, random_window
@@ -84,15 +84,29 @@ def build_regions(table: pa.Table, keys: pa.ChunkedArray | pa.Array, where: str)
     return Regions(offsets, boxes, texts.indices.to_numpy().astype(np.int32), texts.dictionary)
 
 
+def check_captions(all_regions: Iterable[Regions | None], needs: frozenset[str]) -> None:
+    """Refuse regions without captions where a loss reads captions.
+
+    Raises:
+        ConfigError: that is so.
+    """
+    bare = any("" in regions.captions.to_pylist() for regions in all_regions if regions is not None)
+    if bare and "region_text" in needs:
+        fix = "give captions or a template, or leave the loss' term out (fineclip: terms: gc+sd)"
+        raise ConfigError("a loss reads captions of regions, and some have none", where="sources.regions", fix=fix)
+
+
 def read_regions(source: RegionSource) -> pa.Table:
-    """Return rows of `BOX_SCHEMA`.
+    """Return rows of `BOX_SCHEMA`; empty texts where the source asks for boxes without captions.
 
     Raises:
         DataError: the file is damaged, or a box has no caption.
         NotFound: there is no such file.
     """
+    if source.boxes.endswith(".json") and source.captions is None and source.template is None:
+        return read_plain_boxes(source.boxes)
     if source.boxes.endswith(".json"):
-        return read_captioned_boxes(source.boxes, source.captions, source.template, LEAST_SIDE**2)
+        return read_captioned_boxes(source.boxes, source.captions, source.template or "{}", LEAST_SIDE**2)
     folder, _, name = source.boxes.rpartition("/")
     storage = open_storage(folder or ("/" if source.boxes.startswith("/") else "."))
     fix = "write columns image, x, y, w, h and text, without gaps"

@@ -25,6 +25,7 @@ from fgray.training.log import read_log
 from fgray.training.model import open_trainable_source
 from fgray.training.overlap import check_disjoint
 from fgray.training.progress import watch
+from fgray.training.regions import check_captions
 from fgray.training.sources import Source, load_sources
 from fgray.training.worker import cache_of, inputs_of, order_of
 
@@ -113,6 +114,7 @@ def _describe(job: TrainClipJob, source: Mapping[str, Any] | None, sources: list
     run["compute"] = {"device": device_name(device), **job.compute.model_dump(mode="json")}
     has_bias = model.settings.get("init_logit_bias") is not None
     loss = CombinedLoss(job.losses, inputs_of(job, has_bias))
+    check_captions([one.regions for one in sources], loss.needs)
     run["loss_weights"] = loss.weights_line(steps, job.gather, job.compute.workers)
     run[SELECTION] = {}
     if job.selection is not None:

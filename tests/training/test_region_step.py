@@ -224,6 +224,33 @@ def test_teachers_differ(references: dict[str, list[dict[str, Tensor]]]) -> None
             assert relative_error(gradients[first], gradients[second]) > 1e-3
 
 
+def parts_of_their_own(model: OpenClipModel) -> dict[str, Tensor]:
+    one = engine(model, 0, OPTIMIZER, regions=RegionsConfig(image_size=SIDE))
+    loss = CombinedLoss([LossConfig(name="fineclip", sd=SD, rc=RC)], Inputs(regions=20))
+    found: dict[str, Tensor] = {}
+    update = one.update
+
+    def spy(step: int) -> Any:
+        found.update({name: value.clone() for name, value in full_gradients(one).items()})
+        return update(step)
+
+    one.update = spy  # type: ignore[method-assign]
+    parts = prepare(region_batch(0), one.trainable, 3)
+    values = train_step(one, loss, parts, 0, StepOptions(micro_batch=3, accumulation="micro_batch"))
+    assert values["regions"] == sum(COUNTS[0])
+    return found
+
+
+def test_micro_batches_with_negatives_of_their_own(model: OpenClipModel, tmp_path: Path) -> None:
+    """The mean of the parts' losses, each over its own pairs and regions; the first part has no regions."""
+    (found,) = run_group(parts_of_their_own, 1, tmp_path, model)
+    reference = Reference(model)
+    for part in region_batch(0).micro(3):
+        (reference.loss(part) * part.size / PAIRS).backward()
+    expected = {name: weight.grad for name, weight in reference.model.named_parameters() if weight.grad is not None}
+    assert relative_error(found, expected) <= 2e-5
+
+
 def rounded(model: OpenClipModel) -> dict[str, Any]:
     trained = engine(model, 0, OPTIMIZER, "bf16", regions=RegionsConfig(image_size=SIDE))
     (part,) = prepare(region_batch(0), trained.trainable)

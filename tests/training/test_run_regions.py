@@ -94,3 +94,18 @@ def test_mistakes_are_one_line(tmp_path: Path, changes: dict[str, Any], message:
     with pytest.raises(FgrayError, match=message) as caught:
         fgray.train(config_from_text(json.dumps(job(tmp_path, "run", **changes)), "job.yaml"))
     assert "\n" not in str(caught.value)
+
+
+def test_proposals_need_captions_only_where_a_loss_reads_them(tmp_path: Path) -> None:
+    """CLIPSelf trains on boxes without classes; FineCLIP's region contrast would take an empty caption for all of them."""
+    content = job(tmp_path, "run", steps=2)
+    images = [{"id": number, "file_name": f"{key}.png"} for number, key in enumerate("abcde")]
+    boxes = [{"image_id": 0, "bbox": [4, 6, 30, 30]}, {"image_id": 4, "bbox": [10, 10, 20, 40]}]
+    (tmp_path / "proposals.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+    content["sources"][0]["regions"] = {"boxes": str(tmp_path / "proposals.json"), "template": None}
+    with pytest.raises(FgrayError, match="a loss reads captions of regions, and some have none"):
+        fgray.train(config_from_text(json.dumps(content), "job.yaml"))
+    content |= {"losses": [{"name": "fineclip", "terms": "gc+sd"}], "output": str(tmp_path / "other")}
+    fgray.train(config_from_text(json.dumps(content), "job.yaml"))
+    rows = [json.loads(line) for line in (tmp_path / "other" / "log.jsonl").read_text().splitlines()]
+    assert [row["regions"] for row in rows] == [4.0, 4.0]
