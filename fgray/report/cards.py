@@ -58,6 +58,7 @@ class Card:
     tied: int
     margin: float | None
     pooled: bool
+    answer: str | None = None  # a region's class: of a pool the best candidates are listed, which may lack it
 
     @property
     def outcome(self) -> str:
@@ -198,6 +199,7 @@ def card(sample: Mapping[str, Any], rank: int | None, pictures: Pictures, region
         tied=sample["tied"] or 0,
         margin=sample["margin"],
         pooled=sample["pool"] is not None,
+        answer=sample["category"] if sample["query_kind"] == "region" else None,
     )
 
 

@@ -21,6 +21,7 @@ from fgray.errors import ConfigError, DataError
 from fgray.evaluation.scorers import EmbeddingScores, average_prototypes
 from fgray.evaluation.scoring import score_cases
 from fgray.metrics.summary import summarise
+from fgray.report.explore import explore_page, gather
 from tests.benchmarks.panoptic import write_panoptic
 
 WIDTH = 16
@@ -253,3 +254,14 @@ def test_names_in_prompts() -> None:
     assert "This is a photo of a wall-other-merged." in class_prompts("wall-other-merged")
     assert class_prompts("Traffic_light/Sign.", ["{article} {}!"]) == ["a traffic light or sign!"]
     assert class_prompts("umbrella", ["{article} {}"]) == ["an umbrella"] and class_prompts("Apple", ["{article} {}"]) == ["a apple"]
+
+
+def test_the_explore_page_shows_pictures_with_the_classes_of_their_boxes(panoptic, tmp_path: Path) -> None:
+    root, content = panoptic
+    loaded = opened(root, tmp_path)
+    found = {group.members[0].key: set(group.members[0].right) for group in gather(loaded.cases)}
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    key = Path(content["images"][0]["file_name"]).stem
+    assert found[key] <= {names[one["category_id"]] for one in content["annotations"][0]["segments_info"]} and len(found[key]) > 1
+    page = explore_page(loaded, lambda _, key: (root / "val2017" / f"{key}.jpg").read_bytes(), limit=3)
+    assert page.count("data:image/webp;base64,") == 3 and "grass-merged" in page

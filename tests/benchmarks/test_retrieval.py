@@ -167,6 +167,7 @@ def test_caption_formats_mean_the_same(tmp_path: Path, name: str) -> None:
         ("coco_karpathy", "coco_test_karpathy.json", "val2014/x.jpg"),
         ("coco_val2017", "coco_test.json", "val2017/x.jpg"),
         ("flickr30k", "flickr30k_test_karpathy.txt", "x.jpg"),
+        ("flickr30k", "flickr30k_test.json", "flickr30k_images/x.jpg"),
         ("flickr8k", "flickr8k_test_karpathy.txt", "Images/x.jpg"),
     ],
 )

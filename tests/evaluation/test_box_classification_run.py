@@ -138,10 +138,11 @@ def test_the_gallery_draws_regions_and_says_how_sure_the_model_is(finished) -> N
     for card in cards:
         sample = samples[card.select_one(".id").get_text()]
         assert card.select_one("figure.query img")["src"].startswith("data:image/webp;base64,")
+        assert card.select_one("figcaption strong").get_text() == sample["category"]
         weights = np.exp(100 * (np.array(sample["scores"]) - max(sample["scores"])))
         shares = dict(zip(sample["candidates"], 100 * weights / weights.sum(), strict=True))
         for item in card.select("ol.texts li"):
-            share = float(item.select_one(".share").get_text().removesuffix(" %"))
+            share = float(item.select_one(".certainty").get_text().removesuffix(" %"))
             assert share == pytest.approx(shares[item.select_one(".text").get_text()], abs=0.051)
     regions = pq.read_table(output / "regions.parquet")
     assert regions.num_rows == len(samples) and set(regions["benchmark"].to_pylist()) == {"box_classification/coco_panoptic"}
