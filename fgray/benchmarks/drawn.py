@@ -42,7 +42,7 @@ class Drawn(BenchmarkOptions):
         primary=("drawn/naming/accuracy",),
     )
 
-    split: Literal["train", "test"] = Field("test", description="which objects, styles, backgrounds and places")
+    split: Literal["train", "selection", "test"] = Field("test", description="which objects, styles, backgrounds and places")
     images: int = Field(400, ge=1, le=100_000, description="number of pictures; every other one shows one object, the others two")
     seed: int = Field(0, ge=0, description="seed of pairs, backgrounds, places and captions")
 

@@ -3,8 +3,8 @@
 They are written in SPEC's layout and scored as SPEC is, but they are not SPEC: other images, fewer cases, other difficulty. A pixel
 oracle shows that each case carries its attribute; the subset ``naming`` asks which object is there, as a control of the model.
 
-The banks ``drawn_train`` and ``drawn_test`` are for training and testing a small model: they name the same objects, and what else is
-disjoint between them stands in `fgray.synthesis.drawn`. Their metrics and their facts carry the bank's name.
+The banks ``drawn_train`` and ``drawn_test`` are for training and testing a small model, ``drawn_selection`` for tuning it: they name the
+same objects, and what else is disjoint between them stands in `fgray.synthesis.drawn`. Their metrics and their facts carry the bank's name.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from fgray.synthesis.bank import ObjectBank, load_bank
 from fgray.synthesis.compose import META_FILE
 from fgray.synthesis.drawn import DISJOINT, DRAWN_LICENCE, drawn_bank
 from fgray.synthesis.folder import composed_folder, read_oracle
+from fgray.synthesis.styles import Split
 
 NAMING = "naming"
 
@@ -63,8 +64,8 @@ class SpecStyle(BenchmarkOptions):
         primary=("spec_style/macro/i2t_accuracy", "spec_style/macro/t2i_accuracy"),
     )
 
-    bank: Literal["photographs", "drawn_train", "drawn_test"] = Field(
-        "photographs", description="objects and backgrounds: photographs, or drawings of the training or the test split"
+    bank: Literal["photographs", "drawn_train", "drawn_selection", "drawn_test"] = Field(
+        "photographs", description="objects and backgrounds: photographs, or drawings of the training, selection or test split"
     )
     cases: int = Field(20, ge=1, le=10_000, description="cases per subset; a case has K images and K texts")
     seed: int = Field(0, ge=0, description="seed of objects, backgrounds and places")
@@ -125,7 +126,8 @@ class SpecStyle(BenchmarkOptions):
     def _open_bank(self) -> ObjectBank:
         if self.bank == "photographs":
             return load_bank()
-        return drawn_bank("train" if self.bank == "drawn_train" else "test")
+        splits: dict[str, Split] = {"drawn_train": "train", "drawn_selection": "selection", "drawn_test": "test"}
+        return drawn_bank(splits[self.bank])
 
 
 def _with_controls(cases: CaseSet, described: list[Mapping[str, Any]], seed: int, categories: Sequence[str], kind: str) -> CaseSet:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from fgray.synthesis.styles import Colour, Split, colour, mixed
+from fgray.synthesis.styles import Colour, Look, Split, colour, mixed
 
-BACKDROP = 256  # px
+BACKDROP = 128  # px
 
 Family = Callable[[np.random.Generator, Sequence[Colour]], Image.Image]
 
@@ -35,7 +35,7 @@ def gradients(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Imag
 
 def checkers(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
     """A chessboard."""
-    ys, xs = np.mgrid[:BACKDROP, :BACKDROP] // int(rng.integers(14, 44))
+    ys, xs = np.mgrid[:BACKDROP, :BACKDROP] // int(rng.integers(7, 22))
     return mixed((xs + ys) % 2, colours[0], colours[1])
 
 
@@ -48,14 +48,41 @@ def clouds(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
     return mixed(weight, colours[0], colours[1])
 
 
+def blocks(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
+    """Large overlapping rectangles."""
+    image = Image.new("RGB", (BACKDROP, BACKDROP), colours[0])
+    draw = ImageDraw.Draw(image)
+    for i in range(16):
+        left, top, width, height = (int(value) for value in rng.integers((-20, -20, 20, 20), (BACKDROP, BACKDROP, 80, 80)))
+        draw.rectangle((left, top, left + width, top + height), fill=colours[i % len(colours)])
+    return image
+
+
+def ripples(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
+    """Rings round a point, which may lie outside."""
+    ys, xs = np.mgrid[:BACKDROP, :BACKDROP].astype(np.float32)
+    x, y = rng.integers(-30, BACKDROP + 30, size=2).astype(np.float32)
+    return mixed(np.floor(np.sqrt((xs - x) ** 2 + (ys - y) ** 2) / int(rng.integers(6, 20))) % 2, colours[0], colours[1])
+
+
+def scribbles(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
+    """Broken lines across the whole picture."""
+    image = Image.new("RGB", (BACKDROP, BACKDROP), colours[0])
+    draw = ImageDraw.Draw(image)
+    for i in range(8):
+        points = [(int(x), int(y)) for x, y in rng.integers(-10, BACKDROP + 10, size=(4, 2))]
+        draw.line(points, fill=colours[1 + i % 2], width=int(rng.integers(3, 9)))
+    return image
+
+
 def stripes(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
     """Parallel stripes in any direction."""
-    return mixed(np.floor(_along(rng) / rng.uniform(12, 40)) % 2, colours[0], colours[1])
+    return mixed(np.floor(_along(rng) / rng.uniform(6, 20)) % 2, colours[0], colours[1])
 
 
 def dots(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
     """Discs on a square grid."""
-    period, radius = int(rng.integers(24, 56)), rng.uniform(0.2, 0.36)
+    period, radius = int(rng.integers(12, 28)), rng.uniform(0.2, 0.36)
     ys, xs = np.mgrid[:BACKDROP, :BACKDROP] % period - period / 2
     return mixed(xs**2 + ys**2 < (radius * period) ** 2, colours[0], colours[1])
 
@@ -65,12 +92,15 @@ def patches(rng: np.random.Generator, colours: Sequence[Colour]) -> Image.Image:
     image = Image.new("RGB", (BACKDROP, BACKDROP), colours[0])
     draw = ImageDraw.Draw(image)
     for i in range(14):
-        corners = rng.integers(-40, BACKDROP + 40, size=(3, 2))
+        corners = rng.integers(-20, BACKDROP + 20, size=(3, 2))
         draw.polygon([(int(x), int(y)) for x, y in corners], fill=colours[i % len(colours)])
     return image
 
 
-FAMILIES: Mapping[Split, Sequence[Family]] = {"train": (gradients, checkers, clouds), "test": (stripes, dots, patches)}
+FAMILIES: Mapping[Look, Sequence[Family]] = {
+    "train": (gradients, checkers, clouds, blocks, ripples, scribbles),
+    "test": (stripes, dots, patches),
+}
 
 
 def _light(rng: np.random.Generator) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Object banks drawn by code: named objects in several styles, in two splits that share the names and nothing else.
+"""Object banks drawn by code: named objects in several styles, in splits that share the names and nothing else with training.
 
 Disjoint between ``train`` and ``test``, by construction:
 
@@ -6,6 +6,8 @@ Disjoint between ``train`` and ``test``, by construction:
 * drawing styles, background families and hues (`fgray.synthesis.styles`, `fgray.synthesis.backdrops`);
 * which two categories stand in one picture: each category is seen beside one half of the others in training, beside the other half in test;
 * layouts: every range of sizes and places is cut into quarters, of which ``train`` takes the first and third, ``test`` the others.
+
+``selection`` is what a training may be tuned on: other instances and backgrounds than the test, which it is otherwise like.
 """
 
 from __future__ import annotations
@@ -22,16 +24,16 @@ from fgray.synthesis.backdrops import FAMILIES, backdrop
 from fgray.synthesis.bank import Background, CutOut, ObjectBank
 from fgray.synthesis.layout import EveryOtherQuarter
 from fgray.synthesis.shapes import SHAPES, Part, Point, Polygon
-from fgray.synthesis.styles import SIDE, STYLES, Sheet, Split, colour
+from fgray.synthesis.styles import SIDE, STYLES, Sheet, Split, colour, look
 
 DISJOINT = "train and test share names, not instances, styles, backgrounds, hues, pairs of categories or layouts"
 DRAWN_LICENCE = "drawn by fgray's own code, no outside material; Apache-2.0 as the package"
-DRAWN_VERSION = 2  # raise it with every change that alters a pixel of an object or a background
-LONGEST = 192  # px of an object's longer side; the largest paste is smaller
-MARGIN = 14  # px round the polygons on the sheet, for shaky lines
-INSTANCES: Mapping[Split, int] = {"train": 40, "test": 20}  # of each category
-BACKDROPS: Mapping[Split, int] = {"train": 120, "test": 60}
-_SEEDS: Mapping[Split, int] = {"train": 1_000_003, "test": 2_000_003}
+DRAWN_VERSION = 3  # raise it with every change that alters a pixel of an object or a background
+LONGEST = 96  # px of an object's longer side; the largest paste is smaller
+MARGIN = 7  # px round the polygons on the sheet, for shaky lines
+INSTANCES: Mapping[Split, int] = {"train": 126, "selection": 40, "test": 40}  # of each category
+BACKDROPS: Mapping[Split, int] = {"train": 360, "selection": 100, "test": 100}
+_SEEDS: Mapping[Split, int] = {"train": 1_000_003, "selection": 3_000_003, "test": 2_000_003}
 _TRAIN_STEPS = frozenset({1, 4, 5, 8, 9})  # distances round the circle of categories that training pairs; test pairs the others
 
 
@@ -39,10 +41,10 @@ class DrawnBank(ObjectBank):
     """One split's objects and backgrounds; see `drawn_bank`.
 
     Args:
-        split: "train" or "test".
+        split: "train", "selection" or "test".
     """
 
-    shrink = 2
+    shrink = 4
     jpeg_quality = 97  # a small canvas has small gaps between objects, which noise must not bridge
     legible = 0.97
 
@@ -64,9 +66,14 @@ class DrawnBank(ObjectBank):
     @functools.cached_property
     def backgrounds(self) -> tuple[Background, ...]:  # type: ignore[override]
         """All backgrounds, the families in turn."""
-        families = FAMILIES[self.split]
+        families = FAMILIES[look(self.split)]
         names = [f"{self.split}/{families[number % len(families)].__name__}-{number:03d}" for number in range(BACKDROPS[self.split])]
         return tuple(Background(name, frozenset()) for name in names)
+
+    def of_category(self, category: str) -> list[CutOut]:
+        """Return the cut-outs of one category."""
+        first, count = list(SHAPES).index(category) * INSTANCES[self.split], INSTANCES[self.split]
+        return list(self.cut_outs[first : first + count])
 
     @property
     def categories(self) -> list[str]:
@@ -95,17 +102,18 @@ class DrawnBank(ObjectBank):
         return EveryOtherQuarter(rng, first=0 if self.split == "train" else 1)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)
 def drawn_bank(split: Split) -> DrawnBank:
     """Return the bank of a split."""
     return DrawnBank(split)
 
 
 def _style(split: Split, number: int) -> Callable[[Sheet], None]:
-    return STYLES[split][number % len(STYLES[split])]
+    styles = STYLES[look(split)]
+    return styles[number % len(styles)]
 
 
-@functools.lru_cache(maxsize=1024)  # both passes over a bank, sizes and looks, find every drawing
+@functools.lru_cache(maxsize=2560)  # both passes over a bank, sizes and looks, find every drawing
 def _object(split: Split, category: str, number: int) -> Image.Image:
     """Draw one instance: RGBA, longer side `LONGEST` px."""
     rng = np.random.default_rng([_SEEDS[split], sorted(SHAPES).index(category), number])
@@ -152,6 +160,7 @@ def _scaled(split: Split, category: str, number: int, size: tuple[int, int]) -> 
     return _object(split, category, number).convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=512)
 def _backdrop(split: Split, number: int) -> Image.Image:
-    return backdrop(np.random.default_rng([_SEEDS[split], len(SHAPES), number]), split, FAMILIES[split][number % len(FAMILIES[split])])
+    families = FAMILIES[look(split)]
+    return backdrop(np.random.default_rng([_SEEDS[split], len(SHAPES), number]), split, families[number % len(families)])

@@ -54,8 +54,14 @@ class Blob:
 
 
 def observed(image: Image.Image) -> np.ndarray:
-    """Return the pixels, float32 [224, 224, 3] in 0…255; a larger canvas is averaged, which takes most of JPEG's noise away."""
-    return np.asarray(image.convert("RGB").reduce(image.width // SIDE), dtype=np.float32)
+    """Return the pixels, float32 [224, 224, 3] in 0…255.
+
+    A larger canvas is averaged, which takes most of JPEG's noise away; the pixels of a smaller one are repeated.
+    """
+    whole = image.convert("RGB")
+    if whole.width < SIDE:
+        return np.asarray(whole.resize((SIDE, SIDE), Image.Resampling.NEAREST), dtype=np.float32)
+    return np.asarray(whole.reduce(whole.width // SIDE), dtype=np.float32)
 
 
 def find_blobs(pixels: np.ndarray, empty: np.ndarray) -> list[Blob]:

@@ -1,7 +1,7 @@
 """How drawn objects and their backgrounds look: the styles, background families and hues of each split.
 
-The two splits have nothing of this in common: a style, a background family and a hue belong to ``train`` or to ``test``. Only integer
-and correctly rounded arithmetic decides about pixels.
+Training has nothing of this in common with selection and test: a style, a background family and a hue belong to ``train`` or to ``test``.
+Only integer and correctly rounded arithmetic decides about pixels.
 """
 
 from __future__ import annotations
@@ -16,16 +16,22 @@ from PIL import Image, ImageDraw
 
 from fgray.synthesis.shapes import Part, Point
 
-Split = Literal["train", "test"]
+Split = Literal["train", "selection", "test"]
+Look = Literal["train", "test"]
 Colour = tuple[int, int, int]
-SIDE = 288  # px of the sheet on which an object is drawn, before it is scaled down
-HUES: Mapping[Split, Sequence[int]] = {"train": (0, 60, 120, 180, 240, 300), "test": (30, 90, 150, 210, 270, 330)}
+SIDE = 144  # px of the sheet on which an object is drawn, before it is scaled down
+HUES: Mapping[Look, Sequence[int]] = {"train": (0, 60, 120, 180, 240, 300), "test": (30, 90, 150, 210, 270, 330)}
 SECTOR = 30  # degrees of hue from each of these on
+
+
+def look(split: Split) -> Look:
+    """Return what a split looks like: selection looks like the test, as what is chosen on it shall be good there."""
+    return "train" if split == "train" else "test"
 
 
 def colour(rng: np.random.Generator, split: Split, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
     """Return a colour with a hue of the split, and saturation and value (0…1) in the given ranges."""
-    hue = (int(rng.choice(HUES[split])) + rng.uniform(1, SECTOR - 1)) / 360
+    hue = (int(rng.choice(HUES[look(split)])) + rng.uniform(1, SECTOR - 1)) / 360
     red, green, blue = colorsys.hsv_to_rgb(hue, rng.uniform(*saturation), rng.uniform(*value))
     return round(red * 255), round(green * 255), round(blue * 255)
 
@@ -103,7 +109,7 @@ def flat(sheet: Sheet) -> None:
 
 def outlined(sheet: Sheet) -> None:
     """Plain colours within dark outlines."""
-    sheet.paint(sheet.colours, edge=int(sheet.rng.integers(6, 10)), dark=shade(sheet.colours[0], 0.25))
+    sheet.paint(sheet.colours, edge=int(sheet.rng.integers(3, 6)), dark=shade(sheet.colours[0], 0.25))
 
 
 def gradient(sheet: Sheet) -> None:
@@ -115,7 +121,7 @@ def gradient(sheet: Sheet) -> None:
 def hatched(sheet: Sheet) -> None:
     """Diagonal dark lines on plain colours."""
     xs, ys = _grid()
-    period, slope = int(sheet.rng.integers(16, 26)), float(sheet.rng.choice([-1.0, 1.0]))
+    period, slope = int(sheet.rng.integers(8, 14)), float(sheet.rng.choice([-1.0, 1.0]))
     weight = (xs + slope * ys) % period < period * 0.35
     sheet.paint([mixed(weight, shade(one, 1.2), shade(one, 0.55)) for one in sheet.colours])
 
@@ -123,9 +129,37 @@ def hatched(sheet: Sheet) -> None:
 def woven(sheet: Sheet) -> None:
     """Small checks of two shades."""
     xs, ys = _grid()
-    cell = int(sheet.rng.integers(12, 22))
+    cell = int(sheet.rng.integers(6, 12))
     weight = (xs // cell + ys // cell) % 2
     sheet.paint([mixed(weight, shade(one, 1.25), shade(one, 0.75)) for one in sheet.colours])
+
+
+def rimmed(sheet: Sheet) -> None:
+    """Dark colours within pale outlines."""
+    sheet.paint([shade(one, 0.7) for one in sheet.colours], edge=int(sheet.rng.integers(3, 6)), dark=shade(sheet.colours[0], 1.7))
+
+
+def banded(sheet: Sheet) -> None:
+    """Level bands of two shades."""
+    band = int(sheet.rng.integers(7, 15))
+    weight = _grid()[1] // band % 2
+    sheet.paint([mixed(weight, shade(one, 1.3), shade(one, 0.65)) for one in sheet.colours])
+
+
+def ringed(sheet: Sheet) -> None:
+    """Rings of two shades round a point."""
+    xs, ys = _grid()
+    centre, period = sheet.rng.uniform(0.2, 0.8, size=2) * SIDE, int(sheet.rng.integers(14, 24))
+    weight = np.sqrt((xs - np.float32(centre[0])) ** 2 + (ys - np.float32(centre[1])) ** 2) % period < period / 2
+    sheet.paint([mixed(weight, shade(one, 1.3), shade(one, 0.65)) for one in sheet.colours])
+
+
+def speckled(sheet: Sheet) -> None:
+    """Small blots of a darker shade at random."""
+    cells = int(sheet.rng.integers(16, 30))
+    noise = Image.fromarray((sheet.rng.random((cells, cells)) < 0.3).astype(np.uint8) * 255)
+    weight = np.asarray(noise.resize((SIDE, SIDE), Image.Resampling.NEAREST)) > 0
+    sheet.paint([mixed(weight, shade(one, 1.15), shade(one, 0.6)) for one in sheet.colours])
 
 
 def shaded(sheet: Sheet) -> None:
@@ -139,7 +173,7 @@ def shaded(sheet: Sheet) -> None:
 def dotted(sheet: Sheet) -> None:
     """Light dots on plain colours."""
     xs, ys = _grid()
-    period = int(sheet.rng.integers(20, 32))
+    period = int(sheet.rng.integers(10, 17))
     half = period / 2
     weight = ((xs % period) - half) ** 2 + ((ys % period) - half) ** 2 < (0.3 * period) ** 2
     sheet.paint([mixed(weight, shade(one, 0.85), shade(one, 1.6)) for one in sheet.colours])
@@ -160,12 +194,12 @@ def sketched(sheet: Sheet) -> None:
     for part in sheet.parts:
         for polygon in (*part.fills, *part.cuts):
             for _ in range(2):
-                shake = sheet.rng.integers(-4, 5, size=(len(polygon), 2))
+                shake = sheet.rng.integers(-2, 3, size=(len(polygon), 2))
                 line: list[Point] = [(x + int(dx), y + int(dy)) for (x, y), (dx, dy) in zip(polygon, shake, strict=True)]
-                draw.line([*line, line[0]], fill=255, width=4)
+                draw.line([*line, line[0]], fill=255, width=2)
     near = np.asarray(sheet.shape) > 0  # a cut reaches beyond its part, its line must not
     for axis in (0, 1):
-        near = near | np.roll(near, 6, axis) | np.roll(near, -6, axis)
+        near = near | np.roll(near, 3, axis) | np.roll(near, -3, axis)
     lines = Image.fromarray(np.asarray(lines) * near)
     sheet.ink.paste(shade(sheet.colours[0], 0.45), (0, 0), lines)
     sheet.shape.paste(255, (0, 0), lines)
@@ -183,7 +217,7 @@ def pixelated(sheet: Sheet) -> None:
     sheet.shape = whole.getchannel("A").point(lambda value: 255 * (value > 100))
 
 
-STYLES: Mapping[Split, Sequence[Callable[[Sheet], None]]] = {
-    "train": (flat, outlined, gradient, hatched, woven),
+STYLES: Mapping[Look, Sequence[Callable[[Sheet], None]]] = {
+    "train": (flat, outlined, gradient, hatched, woven, rimmed, banded, ringed, speckled),
     "test": (shaded, dotted, halved, sketched, pixelated),
 }

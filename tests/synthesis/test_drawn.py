@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,10 +50,21 @@ def test_the_splits_share_names_and_nothing_else() -> None:
         assert len({one.file for one in (*ours, *theirs)}) == len(ours) + len(theirs)
     styles = [{one.file.rpartition("-")[2] for one in bank.cut_outs} for bank in (train, test)]
     families = [{one.file.split("/")[1].split("-")[0] for one in bank.backgrounds} for bank in (train, test)]
-    assert [len(found) for found in (*styles, *families)] == [5, 5, 3, 3]
+    assert [len(found) for found in (*styles, *families)] == [9, 5, 6, 3]
     assert not styles[0] & styles[1] and not families[0] & families[1]
     shown = [{bank.scaled(one, 40).tobytes() for one in bank.cut_outs[::7]} for bank in (train, test)]
     assert not shown[0] & shown[1] and all(len(found) == len(bank.cut_outs[::7]) for found, bank in zip(shown, (train, test), strict=True))
+
+
+def test_selection_is_like_the_test_and_none_of_it() -> None:
+    selection, test = drawn_bank("selection"), drawn_bank("test")
+    assert selection.categories == test.categories and selection.digest != test.digest
+    for items in ("cut_outs", "backgrounds"):
+        ours, theirs = getattr(selection, items), getattr(test, items)
+        kinds = [{re.sub(r"^\w+/|\d+|-", " ", one.file) for one in side} for side in (ours, theirs)]
+        assert kinds[0] == kinds[1]
+        shown = [{bank.image(one).tobytes() for one in side} for bank, side in ((selection, ours), (test, theirs))]
+        assert not shown[0] & shown[1] and [len(one) for one in shown] == [len(ours), len(theirs)]
 
 
 def test_hues_are_the_splits_own(bank: DrawnBank) -> None:
@@ -140,9 +152,9 @@ def test_composed_drawings_are_small_and_come_from_their_split(folders: dict[str
             for image in case["images"]:
                 for one in image["objects"]:
                     left, top, width, height = one["box"]
-                    assert min(left, top) >= 13 and max(left + width, top + height) <= 211
+                    assert min(left, top) >= 6 and max(left + width, top + height) <= 106
             with Image.open(folder / case["images"][0]["path"]) as picture:
-                assert picture.size == (224, 224)
+                assert picture.size == (112, 112)
 
 
 def test_no_training_picture_looks_like_one_of_the_test(folders: dict[str, Path], tmp_path: Path) -> None:
