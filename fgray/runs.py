@@ -174,6 +174,14 @@ class RunFolder:
         except pa.ArrowInvalid as error:
             raise DataError(f"not a readable Parquet file ({error})", where=f"{self.uri}/{name}", fix="run the job again") from error
 
+    def regions(self) -> pa.Table | None:
+        """Return the regions of pictures that the run's cases ask about, or None where they ask about none.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        return self.read_table(self.REGIONS) if self.storage.exists(self.REGIONS) else None
+
     # The names, once.
     RUN = "run.json"
     ITEMS = "items.parquet"

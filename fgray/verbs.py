@@ -155,7 +155,7 @@ def compare(run_a: str, run_b: str, output: str | None = None) -> Comparison:
 
     result = compare_runs(run_a, run_b)
     if output is not None:
-        write_compare(result, ImagesOfRun(RunFolder(run_a)).read, output)
+        write_compare(result, ImagesOfRun(RunFolder(run_a)).read, output, RunFolder(run_a).regions())
     return result
 
 

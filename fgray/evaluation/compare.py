@@ -239,7 +239,10 @@ def _flip(benchmark: str, metric: Metric, a: Mapping[str, Any], b: Mapping[str, 
     shown = {**dict(zip(b["shown"], b["candidates"], strict=True)), **dict(zip(a["shown"], a["candidates"], strict=True))}
     return {
         "benchmark": benchmark,
-        **{name: a[name] for name in ("subset", "task", "case_id", "cluster_id", "query_kind", "query", "candidate_kind", "labels")},
+        **{
+            name: a[name]
+            for name in ("subset", "task", "case_id", "cluster_id", "category", "query_kind", "query", "candidate_kind", "labels")
+        },
         "metric": metric.name,
         "direction": "gained" if hit_b > hit_a else "lost",
         "right": [shown.get(label) for label in a["labels"]],  # None: among neither run's listed candidates

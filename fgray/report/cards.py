@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -21,7 +21,7 @@ SUCCESSES_PER_GROUP = 4
 _MAX_CANDIDATES = 10
 _POOL_CANDIDATES = 5
 _QUERY_SIDE = 224
-_REGION_SIDE = 288  # a box is a part of what is shown
+REGION_SIDE = 288  # a box is a part of what is shown
 _SCALE = 100.0  # what cosines are multiplied by before the softmax: where CLIP's learned scale ends
 
 
@@ -146,18 +146,16 @@ def _turns(groups: list[list[int]]) -> list[int]:
 Regions = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
-def regions_of(samples: pa.Table, rows: Iterable[int], regions: pa.Table | None) -> Regions:
-    """Return (benchmark, region id) -> the region's row, of those that the given samples ask about.
+def regions_of(regions: pa.Table | None, queries: Sequence[str]) -> Regions:
+    """Return (benchmark, region id) -> the region's row, of those that the given queries name.
 
     Args:
-        samples: rows of ``SAMPLE_SCHEMA``.
-        rows: which of them.
-        regions: the run's regions (``RunFolder.REGIONS``), or None.
+        regions: the run's regions (``RunFolder.regions``), or None.
+        queries: of samples; those that are no regions are passed over.
     """
     if regions is None:
         return {}
-    asked = samples.take(list(rows))
-    wanted = regions.filter(pc.is_in(regions["region_id"], pc.unique(asked["query"])))
+    wanted = regions.filter(pc.is_in(regions["region_id"], pa.array(queries, pa.string())))
     return {(row["benchmark"], row["region_id"]): row for row in wanted.to_pylist()}
 
 
@@ -184,7 +182,7 @@ def card(sample: Mapping[str, Any], rank: int | None, pictures: Pictures, region
     if sample["query_kind"] == "image":
         picture = pictures.get(benchmark, sample["query"], _QUERY_SIDE)
     elif sample["query_kind"] == "region" and region is not None:
-        picture = pictures.region(benchmark, region, _REGION_SIDE)
+        picture = pictures.region(benchmark, region, REGION_SIDE)
     return Card(
         benchmark=benchmark,
         subset=sample["subset"],

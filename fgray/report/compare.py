@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from fgray.report import wording
+from fgray.report.cards import REGION_SIDE, regions_of
 from fgray.report.page import render, write_page
 from fgray.report.pictures import LoadImage, Picture, Pictures
 
@@ -56,31 +59,34 @@ class FlipCard:
     search: str
 
 
-def write_compare(comparison: Compared, load_image: LoadImage, out: str) -> str:
+def write_compare(comparison: Compared, load_image: LoadImage, out: str, regions: pa.Table | None = None) -> str:
     """Write the page of a comparison to a path or URI and return its address.
 
     Args:
         comparison: what `fgray.evaluation.compare.compare_runs` returned.
         load_image: (benchmark, image key) -> encoded image, of either run: both saw the same images.
         out: path or URI of the HTML file.
+        regions: of either run (``RunFolder.regions``); None: no case asks about one.
 
     Raises:
         StorageError: the page cannot be written.
     """
-    return write_page(compare_page(comparison.to_dict(), load_image), out)
+    return write_page(compare_page(comparison.to_dict(), load_image, regions), out)
 
 
-def compare_page(content: Mapping[str, Any], load_image: LoadImage) -> str:
+def compare_page(content: Mapping[str, Any], load_image: LoadImage, regions: pa.Table | None = None) -> str:
     """Return the page as HTML text for a comparison as JSON values."""
     rows = lines(content)
     bounds = [abs(end) for row in rows for end in (row.bounds or ())] + [abs(row.facts["difference"]) for row in rows]
     pictures = Pictures(load_image, PICTURE_BYTES)
     flips = content["flips"]
+    selected = select_flips(flips)
+    asked = regions_of(regions, [flip["query"] for flip in selected])
     shown = []
-    for flip in select_flips(flips):
+    for flip in selected:
         if pictures.full:
             break
-        shown.append(_card(flip, pictures))
+        shown.append(_card(flip, pictures, asked.get((flip["benchmark"], flip["query"]))))
     return render(
         "compare.html.j2",
         a=content["runs"]["a"],
@@ -163,8 +169,10 @@ def select_flips(flips: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [flip for turn in zip_longest(*chosen) for flip in turn if flip is not None]
 
 
-def _card(flip: Mapping[str, Any], pictures: Pictures) -> FlipCard:
+def _card(flip: Mapping[str, Any], pictures: Pictures, region: Mapping[str, Any] | None) -> FlipCard:
     right = [text for text in flip["right"] if text is not None]
+    if region is not None:
+        right = [flip["category"]]  # of a pool the best candidates are listed, which may lack it
     texts = [text for text in dict.fromkeys([*right[:5], flip["predicted_a"], flip["predicted_b"]]) if text is not None]
     images = flip["candidate_kind"] == "image"
     answers = [
@@ -177,5 +185,9 @@ def _card(flip: Mapping[str, Any], pictures: Pictures) -> FlipCard:
         )
         for text in texts
     ]
-    picture = pictures.get(flip["benchmark"], flip["query"], 224) if flip["query_kind"] == "image" else None
+    picture = None
+    if region is not None:
+        picture = pictures.region(flip["benchmark"], region, REGION_SIDE)
+    elif flip["query_kind"] == "image":
+        picture = pictures.get(flip["benchmark"], flip["query"], 224)
     return FlipCard(flip, picture, answers, " ".join([flip["case_id"], flip["subset"], flip["query"], *texts]).lower())

@@ -35,8 +35,7 @@ def write_report(run: RunFolder, load_image: LoadImage) -> str:
         quarantine = run.read_table(run.QUARANTINE)
     except NotFound:
         quarantine = QUARANTINE_SCHEMA.empty_table()
-    regions = run.read_table(run.REGIONS) if run.storage.exists(run.REGIONS) else None
-    page = report_page(run.read_run(), run.read_json(run.METRICS), run.read_table(run.SAMPLES), quarantine, load_image, regions)
+    page = report_page(run.read_run(), run.read_json(run.METRICS), run.read_table(run.SAMPLES), quarantine, load_image, run.regions())
     return write_page(page, f"{run.uri.rstrip('/')}/{run.REPORT}")
 
 
@@ -56,7 +55,7 @@ def report_page(
     items = run.get("items") or {}
     policies = gallery.tie_policies(run)
     failed, passed = gallery.select(samples, policies)
-    asked = gallery.regions_of(samples, [*failed, *passed], regions)
+    asked = gallery.regions_of(regions, samples.take([*failed, *passed])["query"].to_pylist())
     pictures = Pictures(load_image, int(PICTURE_BYTES * 0.65))
     failures = gallery.build(samples, failed, policies, pictures, asked)
     pictures = Pictures(load_image, PICTURE_BYTES - pictures.spent)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fgray.benchmarks import box_classification
 from fgray.benchmarks.base import LoadedBenchmark, open_benchmark
 from fgray.benchmarks.packed import import_benchmark
 from fgray.benchmarks.vild_prompts import VILD_TEMPLATES, class_prompts
@@ -206,6 +207,14 @@ def test_published_numbers_stand_beside_the_same_protocol_only(panoptic, tmp_pat
         assert not opened(root, tmp_path, **{"protocol": "clipself", **other}).info.published or "size" in other
     partly = opened(root, tmp_path, protocol="clipself", size=896).info.published[0].values
     assert {name.split("/")[2].split("_")[0] for name in partly} == {"crop"}
+
+
+def test_only_the_release_with_its_own_prompts_is_official(panoptic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, _ = panoptic
+    monkeypatch.setattr(box_classification, "_RELEASE", f"{PICTURES} images, 80 things, 2 stuff")
+    assert opened(root, tmp_path).official
+    assert not opened(root, tmp_path, templates=["a {}"]).official
+    assert not opened(root, tmp_path, dataset="mine").official
 
 
 def test_a_packed_set_is_the_same_set(panoptic, tmp_path: Path) -> None:

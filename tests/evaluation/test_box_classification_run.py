@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,6 +16,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 from torch.nn import functional as F
 
+from fgray import compare
 from fgray.config.schema import EvalJob, TinyModel
 from fgray.evaluation import evaluate
 from fgray.models import open_model
@@ -148,3 +151,19 @@ def test_the_gallery_draws_regions_and_says_how_sure_the_model_is(finished) -> N
     assert regions.num_rows == len(samples) and set(regions["benchmark"].to_pylist()) == {"box_classification/coco_panoptic"}
     run = json.loads((output / "run.json").read_text())
     assert run["benchmarks"]["box_classification/coco_panoptic"]["regions"] == {"requested": regions.num_rows}
+
+
+def test_a_comparison_draws_the_regions_whose_answer_changed(finished, tmp_path: Path) -> None:
+    _, output, _ = finished
+    other = tmp_path / "other"
+    shutil.copytree(output, other)
+    table = pq.read_table(other / "samples.parquet")
+    greater = pa.array([0 if value else 1 for value in table["greater"].to_pylist()], pa.int32())  # every answer changes
+    pq.write_table(table.set_column(table.schema.get_field_index("greater"), "greater", greater), other / "samples.parquet")
+    compare(str(output), str(other), str(tmp_path / "page.html"))
+    cards = BeautifulSoup((tmp_path / "page.html").read_text(), "html.parser").select("[data-card]")
+    rows = {row["case_id"]: row for row in table.to_pylist()}
+    assert len(cards) > 6
+    for card in cards:
+        assert card.select_one("figure.query img")["src"].startswith("data:image/webp;base64,")
+        assert card.select_one("li.is-right .text").get_text() == rows[card.select_one(".id").get_text()]["category"]
