@@ -49,7 +49,7 @@ class LoopJob(Job):
     gates: list[GateConfig] = Field(default_factory=list, description="what must not get worse")
     wise_ft: WiseFtConfig | None = Field(None, description="where a gate of the subject fails: propose weights between base and subject")
     seeds: list[int] = Field([0], min_length=1, description="repeat everything for each seed; one seed speaks of its checkpoints only")
-    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="workers and device of mining and evaluation")
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="of evaluation; mine and every arm have their own")
     stats: StatsConfig = Field(default_factory=StatsConfig, description="intervals")
 
     @model_validator(mode="before")

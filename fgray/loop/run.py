@@ -17,7 +17,7 @@ from fgray.errors import ConfigError, did_you_mean
 from fgray.evaluation import evaluate
 from fgray.loop.gates import EXIT_CODES
 from fgray.loop.seeds import across_seeds
-from fgray.loop.verdict import VERDICT, verdict
+from fgray.loop.verdict import VERDICT, against, verdict
 from fgray.mining.run import mine
 from fgray.models import open_model
 from fgray.models.trained import read_card
@@ -77,10 +77,17 @@ def run_loop(job: LoopJob, source: Mapping[str, Any] | None = None) -> LoopResul
         run = describe_job(job, source)
         run["model"] = {"card": open_model(job.model).card.to_dict()}
         folder.write_json(RunFolder.RUN, run)
-        seeds = {str(seed): _Seed(job, seed, f"{folder.uri}/seed-{seed}").run() for seed in job.seeds}
+        seeds = {str(seed): _Seed(job, seed, folder.uri).run() for seed in job.seeds}
         outcomes = [one["arms"][job.subject]["overall"] for one in seeds.values()]
         worst = max(outcomes, key=("pass", "inconclusive", "fail").index)
-        content = {"subject": job.subject, "overall": worst, "seeds": seeds, "across_seeds": across_seeds(seeds, job.stats.level)}
+        changes = {seed: {arm: facts["metrics"] for arm, facts in one["arms"].items()} for seed, one in seeds.items()}
+        content = {
+            "subject": job.subject,
+            "overall": worst,
+            "seeds": seeds,
+            "across_seeds": across_seeds(changes, job.stats.level),
+            "across_seeds_against": across_seeds({seed: one["against"] for seed, one in seeds.items()}, job.stats.level),
+        }
         folder.write_json(VERDICT, content)
         return LoopResult(folder.uri, write_loop_report(folder), content)
 
@@ -88,8 +95,8 @@ def run_loop(job: LoopJob, source: Mapping[str, Any] | None = None) -> LoopResul
 class _Seed:
     """One repetition."""
 
-    def __init__(self, job: LoopJob, seed: int, uri: str) -> None:
-        self.job, self.seed, self.uri = job, seed, uri
+    def __init__(self, job: LoopJob, seed: int, folder: str) -> None:
+        self.job, self.seed, self.folder, self.uri = job, seed, folder, f"{folder}/seed-{seed}"
 
     def run(self) -> dict[str, Any]:
         job = self.job
@@ -103,13 +110,15 @@ class _Seed:
             trained[arm] = self._train(arm, training, base)
             after[arm] = self._evaluate(arm, TrainedModel(kind="trained", path=trained[arm]), job.benchmarks)
         found = verdict(before, after, job.gates, trained)
+        found["against"] = against(after[job.subject], {arm: run for arm, run in after.items() if arm != job.subject})
+        found["chance"] = {name: one["chance"] for name, one in RunFolder(before).read_json(RunFolder.METRICS)["metrics"].items()}
         if job.wise_ft is not None and found["arms"][job.subject]["overall"] == "fail":
             found["proposal"] = self._propose(base, trained[job.subject], before)
         return found
 
     @property
     def _store(self) -> str:
-        return f"{self.uri}/store"
+        return f"{self.folder}/store"  # one for all seeds: what it keeps is named by its content
 
     def _say(self, what: str) -> None:
         print(f"seed {self.seed}: {what}", file=sys.stderr, flush=True)
@@ -127,6 +136,7 @@ class _Seed:
     def _train(self, arm: str, training: Training, model: ModelConfig) -> str:
         self._say(f"training {arm}")
         content = {**_plain(training), **self._named("train_clip", f"train-{arm}"), "model": _plain(model), "seed": self.seed}
+        content["store"] = self._store
         for one in content["sources"]:
             one["negatives"] = [f"{self.uri}/mine" if name == MINED else name for name in one["negatives"]]
         return train(TrainClipJob.model_validate(content)).uri

@@ -9,7 +9,7 @@ from typing import Any
 from scipy import stats
 
 
-def across_seeds(verdicts: Mapping[str, Mapping[str, Any]], level: float) -> dict[str, Any] | None:
+def across_seeds(changes: Mapping[str, Mapping[str, Any]], level: float) -> dict[str, Any] | None:
     """Return, per arm and metric, the changes over seeds and what they say of the method; None for a single seed.
 
     Each seed gives one change (after minus before); they are independent repetitions of the whole method. The interval is Student's,
@@ -17,19 +17,13 @@ def across_seeds(verdicts: Mapping[str, Mapping[str, Any]], level: float) -> dic
     seed, so this speaks of the method on these cases.
 
     Args:
-        verdicts: seed -> verdict of that seed, all with the same arms and metrics.
+        changes: seed -> arm -> metric -> row of a verdict, whose ``delta`` counts; all seeds have the same arms and metrics.
         level: confidence level.
     """
-    if len(verdicts) < 2:
+    if len(changes) < 2:
         return None
-    first = next(iter(verdicts.values()))
-    found: dict[str, Any] = {}
-    for arm, facts in first["arms"].items():
-        found[arm] = {}
-        for name in facts["metrics"]:
-            changes = [one["arms"][arm]["metrics"][name]["delta"] for one in verdicts.values()]
-            found[arm][name] = _summary(changes, level)
-    return found
+    first = next(iter(changes.values()))
+    return {arm: {name: _summary([one[arm][name]["delta"] for one in changes.values()], level) for name in first[arm]} for arm in first}
 
 
 def _summary(changes: list[float], level: float) -> dict[str, Any]:

@@ -39,32 +39,53 @@ def verdict(before: str, after: Mapping[str, str], gates: list[GateConfig], trai
         if trained is not None and arm in trained:
             refuse_selection(run, trained[arm])
         comparisons[arm] = compare_runs(before, run)
-    adjusted = holm({f"{arm}\n{item.name}": item.p_value for arm, one in comparisons.items() for item in one.metrics if item.primary})
+    rows = _rows(comparisons)
     arms: dict[str, Any] = {}
     outcomes: list[Gate] = []
     for arm, comparison in comparisons.items():
         judged = judge_all(comparison.metrics, gates)
         outcomes += judged
-        interval = "ci95" if comparison.level == 0.95 else "ci"
-        arms[arm] = {
-            "overall": overall(judged),
-            "metrics": {
-                item.name: {
-                    "before": item.value_a,
-                    "after": item.value_b,
-                    "delta": item.difference,
-                    interval: list(item.interval),
-                    "p": item.p_value,
-                    "p_adjusted": adjusted.get(f"{arm}\n{item.name}"),
-                    "primary": item.primary,
-                    "clusters": item.clusters,
-                }
-                for item in comparison.metrics
-            },
-            "gates": [asdict(gate) for gate in judged],
-        }
+        arms[arm] = {"overall": overall(judged), "metrics": rows[arm], "gates": [asdict(gate) for gate in judged]}
     result: Outcome = overall(outcomes)
     return {"overall": result, "level": next(iter(comparisons.values())).level, "arms": arms}
+
+
+def against(subject: str, controls: Mapping[str, str]) -> dict[str, Any]:
+    """Compare the subject with each arm that is its control.
+
+    Args:
+        subject: evaluation run of the subject.
+        controls: arm -> its evaluation run, on the same benchmarks.
+
+    Returns:
+        ``{arm: {metric: row}}``, rows as in `verdict`: ``before`` is the control's value, ``after`` the subject's. ``p_adjusted`` is Holm's
+        over the primary metrics of all controls together.
+
+    Raises:
+        DataError: runs differ in their cases.
+    """
+    return _rows({arm: compare_runs(run, subject) for arm, run in controls.items()})
+
+
+def _rows(comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
+    """Return one row per arm and metric, with one correction for the primary ones of all arms."""
+    adjusted = holm({f"{arm}\n{item.name}": item.p_value for arm, one in comparisons.items() for item in one.metrics if item.primary})
+    return {
+        arm: {
+            item.name: {
+                "before": item.value_a,
+                "after": item.value_b,
+                "delta": item.difference,
+                "ci95" if comparison.level == 0.95 else "ci": list(item.interval),
+                "p": item.p_value,
+                "p_adjusted": adjusted.get(f"{arm}\n{item.name}"),
+                "primary": item.primary,
+                "clusters": item.clusters,
+            }
+            for item in comparison.metrics
+        }
+        for arm, comparison in comparisons.items()
+    }
 
 
 def refuse_selection(evaluation: str, training: str) -> None:
