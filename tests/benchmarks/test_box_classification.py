@@ -274,3 +274,38 @@ def test_the_explore_page_shows_pictures_with_the_classes_of_their_boxes(panopti
     assert found[key] <= {names[one["category_id"]] for one in content["annotations"][0]["segments_info"]} and len(found[key]) > 1
     page = explore_page(loaded, lambda _, key: (root / "val2017" / f"{key}.jpg").read_bytes(), limit=3)
     assert page.count("data:image/webp;base64,") == 3 and "grass-merged" in page
+
+
+def small_set(tmp_path: Path, segments: list[dict[str, Any]], numbers: np.ndarray) -> Path:
+    """A panoptic set of one picture; pixels carry the numbers of their segments."""
+    folder = tmp_path / "annotations" / "panoptic_val2017"
+    folder.mkdir(parents=True)
+    (tmp_path / "val2017").mkdir()
+    height, width = numbers.shape
+    Image.new("RGB", (width, height), (90, 120, 30)).save(tmp_path / "val2017" / "a.jpg")
+    Image.fromarray(np.stack([numbers, 0 * numbers, 0 * numbers], axis=-1).astype(np.uint8)).save(folder / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": width, "height": height}],
+        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": segments}],
+        "categories": [{"id": 1, "name": "person", "isthing": 1}, {"id": 200, "name": "sky", "isthing": 0}],
+    }
+    (tmp_path / "annotations" / "panoptic_val2017.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_segments_without_pixels_and_boxes_too_small_are_left_out(tmp_path: Path) -> None:
+    numbers = np.zeros((80, 120), int)
+    numbers[10:40, 20:70] = 1
+    numbers[50:59, 20:29] = 2  # nine pixels wide, but 8 x 8 by the published difference of columns
+    numbers[60:68, 20:28] = 3  # 7 x 7
+    stuff = [{"id": number, "category_id": 200, "bbox": [0, 0, 120, 80]} for number in (1, 2, 3, 4)]  # 4 has no pixel: upstream crashes
+    things = [{"id": 5 + n, "category_id": 1, "bbox": [0, 0, 8, side]} for n, side in enumerate((8, 7.9, 200000, 0))]
+    loaded = opened(small_set(tmp_path / "set", stuff + things, numbers), tmp_path)
+    rows = {int(row["region_id"].split("/")[1]): [row[name] for name in "xywh"] for row in loaded.cases.regions.to_pylist()}
+    assert rows == {1: [20, 10, 49, 29], 2: [20, 50, 8, 8], 5: [0, 0, 8, 8]}
+
+
+def test_only_the_first_hundred_segments_of_a_picture_count(tmp_path: Path) -> None:
+    things = [{"id": number, "category_id": 1, "bbox": [0, 0, 10, 1 if number < 5 else 10]} for number in range(120)]
+    loaded = opened(small_set(tmp_path / "set", things, np.zeros((80, 120), int)), tmp_path)
+    assert loaded.cases.table.num_rows == 95
