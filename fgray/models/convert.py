@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from fgray.errors import ConfigError, ModelError
@@ -70,7 +71,9 @@ def convert_checkpoint(source: str, destination: str, trust: bool = False) -> Co
             fix = "add --trust where you trust who made the file: its code then runs, with your rights, in a process of its own"
             raise ConfigError(error.what, where=source, fix=fix) from error
         state = _load_apart(source)
-    data = safetensors.torch.save({name: value.contiguous() for name, value in state.items()}, {"format": "pt", "source_sha256": sha256})
+    # Copies, because safetensors refuses tensors that share memory, as EVA-02's rotary tables do.
+    tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    data = safetensors.torch.save(tensors, {"format": "pt", "source_sha256": sha256})
     storage.write_bytes(name, data)
     return Converted(destination, len(state), sum(value.numel() for value in state.values()), sha256, brings_code)
 

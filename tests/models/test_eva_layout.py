@@ -14,6 +14,7 @@ import torch
 from fgray.config.schema import OpenClipModel
 from fgray.errors import ModelError
 from fgray.models import open_model
+from fgray.models.convert import convert_checkpoint
 from fgray.models.dense import dense_tokens
 from fgray.models.eva_layout import from_eva_layout, to_eva_layout
 from tests.models.dense_reference import TEXT, eva_picture
@@ -138,6 +139,18 @@ def test_half_precision_weights_and_tables_load(tmp_path: Path) -> None:
     state = checkpoint()
     model = opened(tmp_path / "model", {name: tensor.half() for name, tensor in state.items()})
     assert torch.equal(model.visual.trunk.blocks[1].mlp.fc1_x.weight, state["visual.blocks.1.mlp.w2.weight"].half().float())
+
+
+def test_a_converted_checkpoint_loads_though_its_tables_share_memory(tmp_path: Path) -> None:
+    state = checkpoint()
+    assert state["visual.rope.freqs_cos"].data_ptr() == state["visual.blocks.0.attn.rope.freqs_cos"].data_ptr()
+    torch.save({"epoch": 10, "state_dict": state}, tmp_path / "epoch_10.pt")
+    converted = convert_checkpoint(str(tmp_path / "epoch_10.pt"), str(tmp_path / "weights.safetensors"))
+    assert converted.tensors == len(state) and not converted.trusted
+    (tmp_path / "arch.json").write_text(json.dumps({"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT, "custom_text": True}))
+    config = OpenClipModel(kind="open_clip", arch=str(tmp_path / "arch.json"), weights=converted.path, activation="gelu")
+    model = open_model(config).module()
+    assert torch.equal(model.visual.trunk.head.weight, state["visual.head.weight"])
 
 
 def broken(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
