@@ -24,6 +24,7 @@ def loop(task: dict[str, Any]) -> Turn:
     """The same calls of PyTorch in a plain loop: forward, FineCLIP's loss, backward, clip and step over tensors that lie in memory."""
     torch.set_num_threads(task["threads"])
     job = job_of(task)
+    device = torch.device(job.compute.device)
     first = build_trainable(job.model, regions=job.regions)
     sources = load_sources(job, cache_of(job))
     with Reader(sources, order_of(job, sources), first.preprocess, job.negatives, seed=job.seed, regions=job.regions) as reader:
@@ -38,19 +39,21 @@ def loop(task: dict[str, Any]) -> Turn:
     }
 
     def turn(number: int) -> dict[str, Any]:
-        module = build_trainable(job.model, regions=job.regions).module
+        module = build_trainable(job.model, precision=job.compute.precision, freeze=job.freeze, regions=job.regions).module.to(device)
         optimizer = make_optimizer(module.named_weights(), job.optimizer)
         losses, seconds = [], []
         for part in parts:
             start = time.perf_counter()
             optimizer.zero_grad()
-            output = module(part.pixels, part.tokens, part.size, part.text_index, part.image_index, part.regions)
+            pixels, tokens, text_index, image_index = (x.to(device) for x in (part.pixels, part.tokens, part.text_index, part.image_index))
+            regions = None if part.regions is None else part.regions.to(device)
+            output = module(pixels, tokens, part.size, text_index, image_index, regions)
             loss = fineclip(output)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(module.parameters(), job.optimizer.clip_grad_norm or float("inf"))
             optimizer.step()
+            losses.append(loss.item())  # waits for the device
             seconds.append(time.perf_counter() - start)
-            losses.append(loss.item())
         return {"seconds": seconds, "losses": losses, **facts}
 
     return turn
@@ -66,7 +69,7 @@ def fineclip(features: dict[str, Tensor]) -> Tensor:
 def contrast(left: Tensor, right: Tensor, scale: Tensor) -> Tensor:
     """Return half the sum of both directions' cross-entropies, a scalar []."""
     logits = scale * left @ right.T
-    target = torch.arange(len(logits))
+    target = torch.arange(len(logits), device=logits.device)
     return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
 
 

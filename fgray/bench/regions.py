@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from fgray.bench import Row, compare_row
+from fgray.bench.ceiling import check_device
 from fgray.bench.side import Side
 from fgray.bench.train import largest_difference, write_pairs
 from fgray.config.train import TrainClipJob
 from fgray.data.index import open_images
+from fgray.embedding.compute import device_name
 from fgray.errors import ConfigError
 from fgray.storage import open_storage
 
@@ -48,6 +50,10 @@ def measure(
     steps: int = 4,
     threads: int = 2,
     repeats: int = 3,
+    boxes: int | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    freeze: Sequence[str] = (),
 ) -> Iterator[Row]:
     """Measure both sides in turn, each in its own process with the same number of threads and from the same weights.
 
@@ -62,18 +68,23 @@ def measure(
         steps: timed steps of a turn; one goes before.
         threads: of each side.
         repeats: interleaved turns, of which medians are reported.
+        boxes: of every picture; default: as many as COCO128's have.
+        device: "cpu" or "cuda".
+        precision: arithmetic of the towers, "fp32" or "bf16".
+        freeze: patterns of parameters that stay as they are.
 
     Raises:
-        ConfigError: an option is wrong, or the cases make too few batches.
+        ConfigError: an option is wrong, there is no such device, or the cases make too few batches.
         RunError: a side failed.
     """
     for name, number in {"cases": cases, "batch": batch, "steps": steps, "threads": threads, "repeats": repeats}.items():
         if not isinstance(number, int) or number < 1:
             raise ConfigError(f"{name} cannot be '{number}'", where=f"options.{name}", fix="give a whole number from 1 on")
+    check_device(device)
     with tempfile.TemporaryDirectory(prefix="fgray-bench-") as name:
         folder = Path(name)
         write_pairs(folder, cases, batch, open_storage(output).uri)
-        write_regions(folder)
+        write_regions(folder, COCO128 if boxes is None else {boxes: 1})
         job = {
             "job": "train_clip",
             "name": "bench",
@@ -89,11 +100,13 @@ def measure(
             "batch_size": batch,
             "steps": 1 + steps,
             "optimizer": {"warmup_steps": 0, "schedule": "constant"},
-            "compute": {"runner": "serial", "device": "cpu", "threads": threads},
+            "freeze": list(freeze),
+            "compute": {"runner": "serial", "device": device, "threads": threads, "precision": precision},
         }
         card = _check_model(job)
         answers = _take_turns(folder, threads, repeats, {"job": job, "steps": 1 + steps})
-    yield from rows_of(answers, batch, f"{card}, fp32, batch {batch}, {threads} threads, median of {repeats} turns of {steps} steps")
+    place = f"{threads} threads" if device == "cpu" else device_name(device)
+    yield from rows_of(answers, batch, f"{card}, {precision}, batch {batch}, {place}, median of {repeats} turns of {steps} steps")
 
 
 def _check_model(job: Mapping[str, Any]) -> str:
@@ -102,12 +115,12 @@ def _check_model(job: Mapping[str, Any]) -> str:
     return open_trainable_source(TrainClipJob.model_validate({**job, "output": "unused"}).model).card.name
 
 
-def write_regions(folder: Path) -> None:
-    """Write boxes for the pictures of `folder`: as many an image as COCO128 has, in its proportions, of 5 to 60 % of each side."""
+def write_regions(folder: Path, images_with: Mapping[int, int]) -> None:
+    """Write boxes of 5 to 60 % of each side for the pictures of `folder`; `images_with` says how many of them get so many boxes."""
     index = open_images(f"{folder}/shards")
     keys = sorted(index.keys.to_pylist())
     rng = np.random.default_rng(0)
-    counts = rng.permutation(np.repeat(list(COCO128), list(COCO128.values())))
+    counts = rng.permutation(np.repeat(list(images_with), list(images_with.values())))
     rows = []
     for number, (key, data) in enumerate(zip(keys, index.read(index.locate(keys)), strict=True)):
         width, height = Image.open(io.BytesIO(data)).size
@@ -134,12 +147,13 @@ def rows_of(answers: Answers, batch: int, size: str) -> Iterator[Row]:
     rates = {name: median(_rate(turn["seconds"][1:], batch) for turn in turns) for name, turns in answers.items()}
     note = f"{size}; ours: a training job that reads, decodes and cuts as it goes; theirs: the same passes, FineCLIP's loss as its paper "
     note += "has it, backward, clip and step in a plain loop, tensors in memory; losses differ by "
-    note += f"{largest_difference(answers['ours'], answers['loop']):.1e} at most"
+    note += f"{largest_difference(answers['ours'], answers['loop']):.1e} at most; "
+    note += f"ours takes {max(turn['memory_gib'] for turn in answers['ours']):.1f} GiB"
     yield compare_row("region_step_vs_loop", rates["ours"], rates["loop"], "pairs/s", more_is_better=True, goal=0.95, note=note)
     facts = answers["loop"][0]
     ours, theirs = facts["crop_bytes"], facts["images"] * MOST * facts["crop_numbers"] * UPSTREAM_BYTES
     saved = 1 - ours / theirs
-    note = f"{facts['images']} images with boxes as many as COCO128's, {facts['crops']} crops in uint8; theirs: FineCLIP's {MOST} crops of "
+    note = f"{facts['images']} images, {facts['crops']} crops in uint8; theirs: FineCLIP's {MOST} crops of "
     note += "every image in fp32, MiB of a worker; the ratio is the share that is saved"
     yield Row("crop_bytes_saved", round(ours / 2**20, 3), round(theirs / 2**20, 3), "MiB", round(saved, 4), None, None, note)
 

@@ -38,7 +38,7 @@ def ours(task: dict[str, Any]) -> Turn:
 
     def turn(number: int) -> dict[str, Any]:
         job = job_of(task, f"run-{number}")
-        train_worker(job, "cpu")
+        train_worker(job, job.compute.device)
         rows = read_log(RunFolder(job.output))
         assert len(rows) == job.steps, "a long job logs some steps only"
         shutil.rmtree(job.output)  # with a checkpoint that nobody needs
@@ -46,6 +46,7 @@ def ours(task: dict[str, Any]) -> Turn:
             "seconds": [1 / row["steps_per_second"] for row in rows],
             "waited": [row["data_wait_share"] / row["steps_per_second"] for row in rows],
             "losses": [row["loss"] for row in rows],
+            "memory_gib": rows[-1]["memory_gib"],
         }
 
     return turn

@@ -25,6 +25,7 @@ from fgray.models.open_clip import OpenClipSource
 from fgray.models.open_clip_text import OpenClipText
 from fgray.models.region_pooling import roi_pool
 from fgray.training.batch import Batch, RegionBatch
+from fgray.training.state import WEIGHT, gather_state
 from fgray.training.step import StepOptions, train_step
 from fgray.training.tensors import prepare
 from tests.training.grouped import run_group
@@ -222,6 +223,30 @@ def test_teachers_differ(references: dict[str, list[dict[str, Tensor]]]) -> None
     for first in names:
         for second in names[names.index(first) + 1 :]:
             assert relative_error(gradients[first], gradients[second]) > 1e-3
+
+
+def clipself(model: OpenClipModel, zero: int, micro: int | None) -> tuple[list[float], dict[str, Tensor]]:
+    """Return losses and weights after three steps of CLIPSelf's objective, in which most features have no gradient."""
+    still = ["logit_scale", "visual.conv1.*", "visual.ln_post.*", "visual.proj", *TEXT]
+    one = engine(model, zero, OPTIMIZER, regions=RegionsConfig(image_size=SIDE, teacher="frozen"), freeze=still)
+    loss = CombinedLoss([LossConfig(name="fineclip", terms="sd")], Inputs(regions=20))
+    values = []
+    for step in range(len(COUNTS)):
+        parts = prepare(part_of_rank(region_batch(step), one.rank, one.world), one.trainable, micro)
+        values.append(train_step(one, loss, parts, step, StepOptions(micro_batch=micro))["loss"])
+    state = gather_state(one)
+    one.close()
+    return values, {name: value for name, value in state.items() if name.startswith(WEIGHT)}
+
+
+def test_self_distillation_alone_over_workers_and_stages(model: OpenClipModel, tmp_path: Path) -> None:
+    """A loss that reads neither pairs nor scale, and in one step nothing at all."""
+    ((losses, weights),) = run_group(clipself, 1, tmp_path / "one", model, 0, None)
+    assert losses[0] > 0.1 and losses[1] == 0
+    for zero, micro in ((0, None), (2, MICRO), (3, None)):
+        found, own = run_group(clipself, 2, tmp_path / f"{zero}", model, zero, micro)[0]
+        assert found == pytest.approx(losses, rel=1e-5)
+        assert own.keys() == weights.keys() and all(torch.allclose(own[name], value, atol=1e-6) for name, value in weights.items())
 
 
 def parts_of_their_own(model: OpenClipModel) -> dict[str, Tensor]:
