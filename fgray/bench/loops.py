@@ -57,7 +57,7 @@ def embed_loop(task: dict[str, Any]) -> dict[str, float]:
 
 
 def naive_spec(task: dict[str, Any]) -> dict[str, float]:
-    """Evaluate as SPEC's own harness does: for every row, encode its query and all its candidates (facts/benchmarks.md §1)."""
+    """Evaluate as SPEC's own harness does: for every row, encode its query and all its candidates."""
     loop = Loop(task["model"], task["threads"], task["batch"])
     loop.images(task["rows"][0]["images"] * loop.batch)
     loop.texts(task["rows"][0]["texts"])

@@ -39,7 +39,7 @@ class AnnotatedBox:
 
 
 def annotated_boxes(found: CocoBoxes, storage: Storage, segments: str, masks: bool, where: str) -> Iterator[AnnotatedBox]:
-    """Yield the boxes that CLIPSelf's and FineCLIP's evaluation scores (facts/fineclip.md §4.1), in the file's order.
+    """Yield the boxes that CLIPSelf's and FineCLIP's evaluation scores, in the file's order.
 
     Of each picture the first hundred annotations; a thing with its annotated box, stuff with the tight box of its segment; those with
     less than 8² or more than 1024² square pixels are left out, crowds are not.

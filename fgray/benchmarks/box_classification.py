@@ -1,6 +1,6 @@
 """Box classification: a box or mask of a picture against one prototype per class, as CLIPSelf and FineCLIP evaluate it.
 
-Both score COCO's panoptic validation set (facts/fineclip.md §4.1): RoIAlign over dense features (``roi``), the embedding of the cut-out
+Both score COCO's panoptic validation set: RoIAlign over dense features (``roi``), the embedding of the cut-out
 (``crop``), or the mean of dense features under the mask (``mask``), against the 63-template embeddings of all classes. The number is the
 mean over classes of the share of their boxes that are right, over the classes that occur. CLIPSelf takes it over things and over stuff,
 pictures letter-boxed to 1024 px; FineCLIP over both together, pictures squashed to the model's size. These differ by tens of points, so
@@ -219,7 +219,7 @@ class BoxClassification(FolderBenchmark):
             "mode": mode,
             **dict(zip("xywh", box.box, strict=True)),
             "mask": box.mask if mode == "mask" else None,
-            # Stuff is cropped along its tight box (facts/fineclip.md §4.1).
+            # Stuff is cropped along its tight box.
             "enlarge": self.enlarge if mode == "crop" and box.is_thing else 1.0,
             "size": size,
             "resize": resize,

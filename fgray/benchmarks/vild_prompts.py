@@ -1,4 +1,4 @@
-"""The 63 prompt templates of ViLD (Gu et al. 2022), as CLIPSelf and FineCLIP make class embeddings with them (facts/fineclip.md §4.3)."""
+"""The 63 prompt templates of ViLD (Gu et al. 2022), as CLIPSelf and FineCLIP make class embeddings with them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """COCO's annotation files with boxes: instances, proposals, panoptic segments, and captions of regions.
 
-A box is COCO's [x, y, width, height] in pixels. Formats: https://cocodataset.org/#format-data, and facts/fineclip.md §2 for what
-FineCLIP adds.
+A box is COCO's [x, y, width, height] in pixels. Formats: https://cocodataset.org/#format-data; for what
+FineCLIP adds, its released code.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def segment_map(png: bytes, where: str) -> npt.NDArray[np.int64]:
 def tight_box(mask: Mask) -> tuple[float, float, float, float] | None:
     """Return x, y, width and height from the first to the last pixel of a mask, or None of an empty one.
 
-    As in CLIPSelf (facts/fineclip.md §4.1) the width is the difference of the two columns, so the last column and row are left out.
+    As in CLIPSelf the width is the difference of the two columns, so the last column and row are left out.
     """
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if not len(columns):

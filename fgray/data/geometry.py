@@ -2,7 +2,7 @@
 
 Coordinates are continuous: pixel i covers [i, i + 1), so a resize by the factor s takes x to s x, as image libraries resample.
 
-The two resize modes are those of the published code (facts/fineclip.md §2):
+The two resize modes are those of FineCLIP's and CLIPSelf's published code:
 
 - ``squash`` (FineCLIP): width and height become `size`, each with its own factor; bilinear with antialiasing.
 - ``letterbox`` (CLIPSelf): the longer side becomes `size`, bicubic with antialiasing, and black fills the rest: below and to the right of
@@ -127,7 +127,7 @@ def crop_picture(image: Image.Image, box: tuple[float, float, float, float], enl
 def mask_cells(mask: Mask, cells: int, resize: Resize) -> npt.NDArray[np.float32]:
     """Return which cells of a square feature map a picture's mask covers, 1 or 0, [cells, cells].
 
-    As CLIPSelf does it (facts/fineclip.md §4.1): the mask is resampled bicubically without antialiasing to the grid, placed like the
+    As CLIPSelf does it: the mask is resampled bicubically without antialiasing to the grid, placed like the
     picture, and a cell counts where the result is positive. A mask that is small against a cell may cover none.
 
     Args:

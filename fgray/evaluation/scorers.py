@@ -88,7 +88,7 @@ def average_prototypes(
 ) -> npt.NDArray[np.float32]:
     """Return [P, D] unit rows: the mean of each prototype's unit text embeddings, normalised again; zero where all of those are zero.
 
-    This is CLIP_benchmark's prompt ensemble (facts/benchmarks.md §3.7), with the mean taken in float64.
+    This is CLIP_benchmark's prompt ensemble, with the mean taken in float64.
     """
     means = np.stack([texts[[text_rows[text] for text in members]].astype(np.float64).mean(axis=0) for members in prototypes.values()])
     norms = np.linalg.norm(means, axis=1, keepdims=True)

@@ -1,6 +1,6 @@
 """Dense image features: one embedding per cell of the picture, in the space of the texts.
 
-As in CLIPSelf and FineCLIP (facts/fineclip.md §1.3, after MaskCLIP): every block of the image tower but the last runs as it is. In the
+As in CLIPSelf and FineCLIP (their released code; after MaskCLIP): every block of the image tower but the last runs as it is. In the
 last one each token attends to nothing but itself, so what attention gives is the output projection of the token's value; residual and MLP
 stay. Final norm and projection follow as for the class token, and every token is scaled to unit length.
 

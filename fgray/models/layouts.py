@@ -1,7 +1,7 @@
 """Checkpoints in the layouts of other code bases, as one ``.pt`` file with a plain state dict.
 
 - ``eva-clip``: an EVA-02 CLIP under EVA-CLIP's own names, as F-ViT, the detector of CLIPSelf's code, takes it for its backbone's
-  ``pretrained`` (facts: wusize/CLIPSelf, F-ViT/models/evaclip_vit.py), and FineCLIP and CLIPSelf themselves.
+  ``pretrained`` (wusize/CLIPSelf, F-ViT/models/evaclip_vit.py), and FineCLIP and CLIPSelf themselves.
 - ``openai-clip``: a ViT under OpenAI's names with the three numbers that its archives hold besides. The builders of OpenAI's code and of
   CAT-Seg (cvlab-kaist/CAT-Seg, cat_seg/third_party/model_vpt.py, ``build_model``) take the sizes from the shapes, heads of 64 channels,
   an MLP four times as wide and QuickGELU for granted, so nothing else is written. CAT-Seg's ``clip.load`` takes only OpenAI's own files:

@@ -1,4 +1,4 @@
-"""From dense features to one embedding per region: RoIAlign over a box, or the mean under a mask (facts/fineclip.md §1.4)."""
+"""From dense features to one embedding per region: RoIAlign over a box, or the mean under a mask (CLIPSelf's and FineCLIP's code)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from fgray.training.order import Numbers, mix
 
 LEAST_SIDE, MOST_SIDE = 8, 1024
-"""A box is used if its area in pixels of the original picture lies between the squares of these (facts/fineclip.md §2)."""
+"""A box is used if its area in pixels of the original picture lies between the squares of these (FineCLIP's and CLIPSelf's code)."""
 
 _BOXES = -5  # what the random bits are for
 
@@ -26,7 +26,7 @@ def choose_boxes(
     """Return the numbers of at most `most` usable boxes of a picture, in random order.
 
     A pure function of its arguments. By default every usable box has the same chance, and as many as may be are used. FineCLIP's code
-    draws first and drops the unusable ones of those drawn (facts/fineclip.md §2); `take_then_filter` does the same.
+    draws first and drops the unusable ones of those drawn; `take_then_filter` does the same.
 
     Args:
         boxes: [M, 4] as x, y, width, height in pixels of the original picture; M may be 0.
