@@ -18,6 +18,8 @@ import torch
 from tests.integration.processes import family
 from tests.training.jobs import PROJECT, Command, config, write_pairs
 
+pytestmark = pytest.mark.timeout(900)  # Ray starts up to five times in a test
+
 STEPS = 40  # long enough to be hit in the middle
 COMPUTE = {"runner": "ray", "workers": 2, "zero": 2}
 ON_TWO_NODES = """
@@ -83,16 +85,20 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
     return sorted(found)
 
 
-def kill_a_worker(command: Command, step: int, which: int) -> None:
-    """Run to the end; kill a worker once a checkpoint of `step` or later is there."""
+def kill_a_worker(command: Command, step: int, which: int, then_the_driver: int | None = None) -> None:
+    """Run to the end; kill a worker once a checkpoint of `step` or later is there, and then, if asked, the driver likewise."""
     process = command.start()
     killed = None
     while process.poll() is None:
-        if killed is None and any(found >= step for found in command.checkpoints()) and (workers := workers_of(process)):
+        newest = max(command.checkpoints(), default=-1)
+        if killed is None and newest >= step and (workers := workers_of(process)):
             killed = workers[which % len(workers)]
             os.kill(killed, signal.SIGKILL)
+        if killed is not None and then_the_driver is not None and newest >= then_the_driver:
+            process.kill()
+            process.wait()
         time.sleep(0.02)
-    assert process.returncode == 0, command.log.read_text()
+    assert process.returncode == (0 if then_the_driver is None else -signal.SIGKILL), command.log.read_text()
     assert killed is not None, "no worker was there to be killed"
 
 
@@ -111,22 +117,13 @@ def lose_a_node(command: Command, step: int) -> str:
     return done.stdout
 
 
-@pytest.mark.chaos
-def test_a_killed_worker_costs_steps_not_results(whole: Command, tmp_path: Path) -> None:
+def test_a_killed_worker_and_a_killed_driver_cost_steps_not_results(whole: Command, tmp_path: Path) -> None:
     command = Command(tmp_path, job(tmp_path, "run"))
-    kill_a_worker(command, 12, 1)
-    assert_equal(command, whole)
-
-
-@pytest.mark.chaos
-def test_a_killed_driver_is_resumed_by_the_same_command(whole: Command, tmp_path: Path) -> None:
-    command = Command(tmp_path, job(tmp_path, "run"))
-    command.kill_after(16)
+    kill_a_worker(command, 8, 1, then_the_driver=24)
     command.run()
     assert_equal(command, whole)
 
 
-@pytest.mark.chaos
 def test_with_a_node_lost_fewer_workers_go_on(tmp_path: Path) -> None:
     optimizer = {"name": "sgd", "lr": 0.01, "warmup_steps": 2}  # AdamW divides by the gradient's size, and so magnifies rounding
     alone = Command(tmp_path, job(tmp_path, "alone", optimizer=optimizer, compute={"runner": "serial"}))
