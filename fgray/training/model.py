@@ -6,9 +6,7 @@ not take part in ZeRO's gathering of weights and reduction of gradients.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -33,10 +31,10 @@ from fgray.models.tiny import TinySource
 from fgray.models.torch_encoder import TORCH_DTYPES
 from fgray.training import short_texts
 from fgray.training.frozen import Memo, Part, memo_of_texts, split
+from fgray.training.model_parts import Capped, plain_attention, scalars_to_vectors, scatter
 from fgray.training.teacher import Teacher, TeacherKind
 from fgray.training.tensors import RegionTensors
 
-MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021, section 2.5): cosines are never scaled by more than 100
 _PREFIX = "towers."
 
 
@@ -78,7 +76,7 @@ class ContrastiveModel(nn.Module):
         self.teacher = Teacher(towers) if teacher in ("ema", "frozen") else None
         self.towers = towers
         self.shapes = {name: parameter.shape for name, parameter in towers.named_parameters()}
-        _scalars_to_vectors(towers)
+        scalars_to_vectors(towers)
         self._precision, self._dropout = TORCH_DTYPES[precision], dropout
         self.short_texts = short_texts.is_causal(towers)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -120,7 +118,7 @@ class ContrastiveModel(nn.Module):
             with `regions`, and ``crop`` and ``region_text`` where these bring them. A plain
             dict, because ZeRO-3 finds the tensors in no other container.
         """
-        with _plain_attention(), torch.autocast(pixels.device.type, dtype=self._precision, enabled=self._precision != torch.float32):
+        with plain_attention(), torch.autocast(pixels.device.type, dtype=self._precision, enabled=self._precision != torch.float32):
             text_rows = self._embed_texts(tokens)
             if regions is None:
                 image_rows, cells, crops = self._embed_images(pixels), None, None
@@ -129,14 +127,14 @@ class ContrastiveModel(nn.Module):
                 crops = None if regions.crops is None else self._embed_crops(regions.crops)
         image_rows = nn.functional.normalize(image_rows.float(), dim=-1)
         text_rows = nn.functional.normalize(text_rows.float(), dim=-1)
-        scale = _Capped.apply(self.towers.logit_scale.float().reshape(())).exp()
+        scale = Capped.apply(self.towers.logit_scale.float().reshape(())).exp()
         output = {"image": image_rows[:size], "text": text_rows[:size], "scale": scale}
         if (bias := getattr(self.towers, "logit_bias", None)) is not None:
             output["bias"] = bias.float().reshape(())
         if text_index.shape[1]:
-            output["negative_texts"] = _scatter(text_rows, text_index)
+            output["negative_texts"] = scatter(text_rows, text_index)
         if image_index.shape[1]:
-            output["negative_images"] = _scatter(image_rows, image_index)
+            output["negative_images"] = scatter(image_rows, image_index)
         if regions is not None and cells is not None:
             output["roi"] = roi_pool(cells.float(), regions.boxes, torch.searchsorted(regions.pictures, regions.image_of))
             if crops is not None:
@@ -197,50 +195,9 @@ class ContrastiveModel(nn.Module):
         return {plain_name(name): parameter for name, parameter in self.named_parameters()}
 
 
-def _scalars_to_vectors(towers: nn.Module) -> None:
-    """Make parameters without dimensions vectors of one element: DeepSpeed 0.19 cannot send the former to other ranks."""
-    for module in towers.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.ndim == 0:
-                setattr(module, name, nn.Parameter(parameter.detach().reshape(1), requires_grad=parameter.requires_grad))
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keep PyTorch's fused attention out: it runs without gradients only, and both passes of cached features compute the same numbers."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
 def plain_name(name: str) -> str:
     """Return open_clip's name of a parameter or buffer of `ContrastiveModel`."""
     return name.removeprefix(_PREFIX)
-
-
-class _Capped(torch.autograd.Function):
-    """``min(x, MAX_LOGIT_SCALE)`` whose gradient vanishes only where a descent step would raise x further above the bound.
-
-    With the gradient of a plain minimum a scale that has once crossed the bound would stay above it for ever.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: D102
-        ctx.save_for_backward(value > MAX_LOGIT_SCALE)
-        return value.clamp(max=MAX_LOGIT_SCALE)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: D102
-        (above,) = ctx.saved_tensors
-        return torch.where(above, gradient.clamp(min=0), gradient)
-
-
-def _scatter(rows: Tensor, index: Tensor) -> Tensor:
-    """Return rows [N, D] at index [B, K] as [B, K, D], zeros where the index is negative."""
-    return torch.where((index >= 0)[..., None], rows[index.clamp(min=0)], 0.0)
 
 
 @dataclass(frozen=True)
