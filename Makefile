@@ -1,12 +1,12 @@
 # make demo: set up, evaluate the offline demo model, say where the report is.     make demo-loop: the same for the loop.
-# make test: all tests but `chaos` and `memory`.
+# make test: all tests but `long`, `chaos` and `memory`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo demo-loop test chaos memory lint format bench clean
+.PHONY: setup demo demo-loop test long chaos memory lint format bench clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.dev
@@ -33,7 +33,10 @@ demo-loop: $(VENV)/.demo
 	$(BIN)/fgray submit configs/loop/quickstart.yaml || { code=$$?; [ $$code -eq 3 ] || [ $$code -eq 4 ] || exit $$code; }
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not chaos and not memory" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not long and not chaos and not memory" $(ARGS)
+
+long: setup
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 chaos: setup
 	$(BIN)/python -m pytest -m chaos $(ARGS)

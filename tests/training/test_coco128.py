@@ -48,7 +48,7 @@ def evaluate(model: dict[str, Any], benchmarks: list[dict[str, Any]], output: Pa
     return str(output)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)  # four minutes on two idle cores
 def test_region_accuracy_rises_and_retrieval_stays(data_root: Path, tmp_path: Path) -> None:
     images, flickr8k = split(data_root, tmp_path), str(data_root / "flickr8k")
