@@ -30,6 +30,13 @@ def test_three_seeds_are_a_t_test() -> None:
     }
 
 
-def test_seeds_that_agree_to_the_last_digit() -> None:
-    assert across_seeds(changes(0.0, 0.0), 0.95) == {"hard": {"m": {"deltas": [0, 0], "mean": 0, "ci": [0, 0], "p": 1}}}
-    assert across_seeds(changes(0.5, 0.5), 0.95) == {"hard": {"m": {"deltas": [0.5, 0.5], "mean": 0.5, "ci": [0.5, 0.5], "p": 0}}}
+def test_seeds_that_agree_say_nothing_of_the_spread() -> None:
+    unknown = {"ci": None, "p": None}
+    assert across_seeds(changes(0.0, 0.0), 0.95) == {"hard": {"m": {"deltas": [0, 0], "mean": 0, **unknown}}}
+    assert across_seeds(changes(0.5, 0.5), 0.95) == {"hard": {"m": {"deltas": [0.5, 0.5], "mean": 0.5, **unknown}}}
+    deltas = (0.3 - 0.1, 0.4 - 0.2)
+    assert deltas[0] != deltas[1], "the same change, but for rounding"
+    found = across_seeds(changes(*deltas), 0.95)
+    assert found is not None and found["hard"]["m"]["p"] is found["hard"]["m"]["ci"] is None
+    zero = across_seeds(changes(-0.1, 0.1), 0.95)
+    assert zero is not None and zero["hard"]["m"]["p"] == 1

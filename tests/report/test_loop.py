@@ -45,7 +45,7 @@ def gate(outcome: str, needed: int | None) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, seeds: int = 1) -> BeautifulSoup:
+def write(folder: Path, seeds: int = 1, spread: bool = True) -> BeautifulSoup:
     arms = {
         arm: {"overall": "pass", "metrics": {n: row(n, delta) for n in NAMES}, "gates": []}
         for arm, delta in (("hard", 0.3), ("plain", 0.1))
@@ -53,6 +53,8 @@ def write(folder: Path, seeds: int = 1) -> BeautifulSoup:
     arms["hard"]["gates"], arms["plain"]["gates"] = [gate("inconclusive", 512)], [gate("pass", None)]
     one = {"arms": arms, "against": {"plain": {n: row(n, 0.2) for n in NAMES}}, "chance": dict.fromkeys(NAMES, 0.125)}
     changes = {"deltas": [0.1, 0.3], "mean": 0.2, "ci": [0.07, 0.33], "p": 0.021}
+    if not spread:
+        changes = {"deltas": [0.2, 0.2], "mean": 0.2, "ci": None, "p": None}
     across = {arm: dict.fromkeys(NAMES, changes) for arm in arms} if seeds > 1 else None
     verdict = {"subject": "hard", "overall": "inconclusive", "seeds": {str(i): one for i in range(seeds)}, "across_seeds": across}
     verdict["across_seeds_against"] = across and {"plain": across["plain"]}
@@ -109,6 +111,11 @@ def test_several_seeds_speak_first(tmp_path: Path) -> None:
     against = texts(page.select("#method table")[2])
     assert against == [["Difference, points", "against plain"], ["Naming", "+20.0 +7.0 to +33.0, p 0.021"]]
     assert len(page.select("section[id^=seed-]")) == 2
+
+
+def test_seeds_that_agree_have_a_dash(tmp_path: Path) -> None:
+    naming = texts(write(tmp_path / "run", seeds=2, spread=False).select("#method table")[0])
+    assert naming[1] == ["Naming", "+20.0 –", "+20.0 –"]
 
 
 def test_metrics_stand_by_benchmark_and_their_mean_last() -> None:
