@@ -86,7 +86,8 @@ def cmr_loss(features: Features, thresholds: Tensor, per_entry: bool = False) ->
 
     k runs over the sample's own valid negatives.
 
-    Provenance: paper (as restated in FG-CLIP 2); the code takes the mean over all B x K entries, invalid ones included.
+    Provenance: paper (as restated in FG-CLIP 2); the code takes the mean over all B x K entries, invalid ones included, which is
+    1/K of this where all are valid.
 
     Args:
         features: with `negative_texts`.
@@ -147,7 +148,9 @@ class CeClipOptions(base.Options):
 class CeClip(base.Loss):
     """CE-CLIP: negative captions in the softmax + imc * intra-modal contrast + cmr * ranking (Zhang et al. 2024).
 
-    L = L_itc(hn) + imc * L_imc + cmr * L_cmr. The defaults 0.2 and 0.2 are the code's; its last script has 0.3 and 0.2.
+    L = L_itc(hn) + imc * L_imc + cmr * L_cmr. The defaults 0.2 and 0.2 are the code's; its last script has 0.3 and 0.2. The code's
+    factor of CMR belongs to a mean over all B x K entries, while the paper's CMR, the default here, is a sum over K: the same number
+    weighs K times as much (four times at K = 4). For the code's weight with the paper's formula divide `cmr` by K.
 
     Default (paper): invalid negatives are left out everywhere; IMC over a caption's own negatives without a positive; CMR summed
     over a sample's negatives; one threshold per type of negative (column of `negatives.text_types`), the mean of the last step over
