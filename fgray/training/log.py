@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -88,17 +89,18 @@ def open_trackers(
         names: which ones.
         name: of the run.
         folder: the run folder; TensorBoard's files lie in it, so it must be local for that one.
-        fingerprint: identifies the run to W&B and MLflow.
+        fingerprint: of the configuration; together with the folder it identifies the run to W&B and MLflow.
         step: steps done before.
 
     Raises:
         ConfigError: a package is not installed or cannot start, or TensorBoard is asked to write to S3.
     """
     kinds: dict[str, Callable[[str, RunFolder, str, int], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MlFlow}
+    identity = hashlib.sha256(f"{fingerprint} {folder.uri}".encode()).hexdigest()
     trackers: list[Tracker] = []
     for one in names:
         try:
-            trackers.append(kinds[one](name, folder, fingerprint, step))
+            trackers.append(kinds[one](name, folder, identity, step))
         except ImportError as error:
             raise ConfigError(f"{one} is not installed ({error})", where="tracking", fix="pip install 'fgray[tracking]'") from error
         except ConfigError:
@@ -110,7 +112,7 @@ def open_trackers(
 
 
 class _TensorBoard:
-    def __init__(self, name: str, folder: RunFolder, fingerprint: str, step: int) -> None:
+    def __init__(self, name: str, folder: RunFolder, identity: str, step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         if not folder.storage.is_local:
@@ -126,10 +128,10 @@ class _TensorBoard:
 
 
 class _WandB:
-    def __init__(self, name: str, folder: RunFolder, fingerprint: str, step: int) -> None:
+    def __init__(self, name: str, folder: RunFolder, identity: str, step: int) -> None:
         import wandb
 
-        self._run: Any = wandb.init(project="fgray", name=name, id=fingerprint[:32], resume="allow")
+        self._run: Any = wandb.init(project="fgray", name=name, id=identity[:32], resume="allow")
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         self._run.log(dict(numbers), step=step)
@@ -139,13 +141,13 @@ class _WandB:
 
 
 class _MlFlow:
-    def __init__(self, name: str, folder: RunFolder, fingerprint: str, step: int) -> None:
+    def __init__(self, name: str, folder: RunFolder, identity: str, step: int) -> None:
         import mlflow
 
         mlflow.set_experiment("fgray")
-        found = mlflow.search_runs(filter_string=f"tags.fgray = '{fingerprint}'", output_format="list", max_results=1)
+        found = mlflow.search_runs(filter_string=f"tags.fgray = '{identity}'", output_format="list", max_results=1)
         self._mlflow: Any = mlflow
-        self._mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name, tags={"fgray": fingerprint})
+        self._mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name, tags={"fgray": identity})
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         self._mlflow.log_metrics(dict(numbers), step=step)

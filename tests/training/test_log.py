@@ -72,6 +72,17 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {metric.step: metric.value for metric in sorted(history, key=lambda metric: metric.timestamp)} == EXPECTED
 
 
+def test_mlflow_has_one_run_per_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="extra tracking is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    write(RunFolder(str(tmp_path / "first")), ["mlflow"], 0, [4.0, 3.0])
+    write(RunFolder(str(tmp_path / "second")), ["mlflow"], 0, [8.0, 7.0])
+    client = mlflow.MlflowClient()
+    runs = client.search_runs([client.get_experiment_by_name("fgray").experiment_id])
+    curves = [[metric.value for metric in client.get_metric_history(run.info.run_id, "loss")] for run in runs]
+    assert sorted(map(sorted, curves)) == [[3.0, 4.0], [7.0, 8.0]]
+
+
 @pytest.fixture
 def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module = pytest.importorskip("wandb", reason="extra tracking is not installed")
@@ -85,8 +96,15 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_wandb_offline(tmp_path: Path, wandb: Any) -> None:
     write(RunFolder(str(tmp_path / "run")), ["wandb"], 0, [4.0, 3.0])
     wandb.teardown()  # its service writes the file, and has written it when it has ended
-    (file,) = tmp_path.glob("wandb/offline-run-*/run-0123456789abcdef0123456789abcdef.wandb")
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert recorded(file) == {1: 4.0, 2: 3.0}
+
+
+def test_wandb_has_one_name_per_output(tmp_path: Path, wandb: Any) -> None:
+    for output in ("first", "second", "first"):
+        write(RunFolder(str(tmp_path / output)), ["wandb"], 0, [4.0])
+    wandb.teardown()
+    assert len({file.name for file in tmp_path.glob("wandb/offline-run-*/run-*.wandb")}) == 2
 
 
 def recorded(file: Path) -> dict[int, float]:
