@@ -10,6 +10,8 @@ from fgray.config.schema import Job
 
 # Where and how a job runs does not change its result. Compute changes the numerics class at most, which run.json states.
 _JOB_LOCATIONS = ("name", "output", "store", "cluster", "compute")
+# How a loop judges its parts, each a run of its own that guards itself: this may be corrected without training again.
+_OF_THE_VERDICT = ("gates", "wise_ft", "subject", "seeds", "stats", "primary")
 _BENCHMARK_LOCATIONS = ("root", "images")
 _MODEL_LOCATIONS = ("scores", "image_embeddings", "text_embeddings")
 _MAYBE_LOCATIONS = ("arch", "weights", "path")
@@ -22,9 +24,14 @@ def fingerprint(job: Job) -> str:
     Comments, the order of keys, defaults spelled out or left out, locations (``output``, ``store``, ``data.root``,
     paths of checkpoints), ``name``, ``cluster``, ``compute`` and ``data.max_corrupt_fraction`` do not change it. What
     lies at a location enters a result through the fingerprints of the model and of the cases. A relative folder without
-    a leading ``./`` looks like a hub name and counts as meaning.
+    a leading ``./`` looks like a hub name and counts as meaning. Of a loop, only what it trains, mines and evaluates counts.
     """
     meaning = job.model_dump(mode="json", exclude=set(_JOB_LOCATIONS))
+    if job.job == "loop":
+        for key in _OF_THE_VERDICT:
+            meaning.pop(key)
+        for part in (meaning["base"], meaning["mine"], *meaning["arms"].values()):
+            (part or {}).pop("compute", None)
     if "data" in meaning:
         meaning["data"].pop("root")
         meaning["data"].pop("max_corrupt_fraction")  # decides whether a run may finish, never what it says

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from fgray.config.schema import BenchmarkConfig, ComputeConfig, DataConfig, Job, Mining, ModelConfig, Section, StatsConfig, bare_names
 from fgray.config.train import Training
 
+Share = Annotated[float, Field(gt=0, lt=1)]
 MINED = "mined"  # in an arm's negatives: the file of the loop's own mining
 
 
@@ -22,7 +23,7 @@ class GateConfig(Section):
 class WiseFtConfig(Section):
     """Weights between before and after training, tried where a gate fails (WiSE-FT)."""
 
-    alphas: list[float] = Field([0.2, 0.4, 0.6, 0.8], min_length=1, description="shares of the trained weights")
+    alphas: list[Share] = Field([0.2, 0.4, 0.6, 0.8], min_length=1, description="shares of the trained weights; 0 and 1 are tried, too")
     benchmarks: list[BenchmarkConfig] = Field(min_length=1, description="what the share is chosen on; never what the verdict is about")
     target: str = Field(description="metric that shall be large")
     keep: str = Field(description="metric that must not fall by more than `margin`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -68,15 +69,24 @@ def judge_all(differences: list[Difference], gates: list[GateConfig]) -> list[Ga
         ConfigError: a pattern names no metric.
     """
     by_name = {difference.name: difference for difference in differences}
-    for gate in gates:
-        if not any(fnmatchcase(name, gate.metric) for name in by_name):
-            raise ConfigError(f"the gate '{gate.metric}' names no metric", where="gates", fix=did_you_mean(gate.metric, sorted(by_name)))
+    refuse_unknown(gates, by_name)
     found = []
     for name, difference in by_name.items():
         margin = next((gate.margin for gate in gates if fnmatchcase(name, gate.metric)), None)
         if margin is not None:
             found.append(judge(difference, margin))
     return found
+
+
+def refuse_unknown(gates: Iterable[GateConfig], metrics: Collection[str]) -> None:
+    """Refuse a gate that watches nothing.
+
+    Raises:
+        ConfigError: a pattern names none of the metrics.
+    """
+    for gate in gates:
+        if not any(fnmatchcase(name, gate.metric) for name in metrics):
+            raise ConfigError(f"the gate '{gate.metric}' names no metric", where="gates", fix=did_you_mean(gate.metric, metrics))
 
 
 def overall(gates: list[Gate]) -> Outcome:

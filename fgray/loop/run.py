@@ -13,8 +13,8 @@ from fgray.config.loop import MINED, LoopJob
 from fgray.config.schema import BenchmarkConfig, EvalJob, MineJob, ModelConfig, Section, TrainedModel
 from fgray.config.train import TrainClipJob, Training
 from fgray.engine.lease import open_run
-from fgray.errors import ConfigError, did_you_mean
 from fgray.evaluation import evaluate
+from fgray.loop.checks import check
 from fgray.loop.gates import EXIT_CODES
 from fgray.loop.seeds import across_seeds
 from fgray.loop.verdict import VERDICT, against, verdict
@@ -22,7 +22,7 @@ from fgray.mining.run import mine
 from fgray.models import open_model
 from fgray.models.trained import read_card
 from fgray.report.loop import write_loop_report
-from fgray.runs import RunFolder, describe_job
+from fgray.runs import SELECTION, RunFolder, describe_job
 from fgray.training.export import export_model, weights_of
 from fgray.training.run import train
 from fgray.training.wise_ft import Point, choose, interpolate
@@ -76,6 +76,7 @@ def run_loop(job: LoopJob, source: Mapping[str, Any] | None = None) -> LoopResul
     with open_run(job) as folder:
         run = describe_job(job, source)
         run["model"] = {"card": open_model(job.model).card.to_dict()}
+        run[SELECTION] = check(job, _store(folder.uri))
         folder.write_json(RunFolder.RUN, run)
         seeds = {str(seed): _Seed(job, seed, folder.uri).run() for seed in job.seeds}
         outcomes = [one["arms"][job.subject]["overall"] for one in seeds.values()]
@@ -104,7 +105,8 @@ class _Seed:
         before = self._evaluate(BASE, base, job.benchmarks)
         if job.mine is not None:
             self._say("mining negatives with the base")
-            mine(MineJob.model_validate({**_plain(job.mine), **self._named("mine", "mine"), "model": _plain(base), "store": self._store}))
+            content = {**_plain(job.mine), **self._named("mine", "mine"), "model": _plain(base), "store": _store(self.folder)}
+            mine(MineJob.model_validate(content))
         after, trained = {}, {}
         for arm, training in job.arms.items():
             trained[arm] = self._train(arm, training, base)
@@ -115,10 +117,6 @@ class _Seed:
         if job.wise_ft is not None and found["arms"][job.subject]["overall"] == "fail":
             found["proposal"] = self._propose(base, trained[job.subject], before)
         return found
-
-    @property
-    def _store(self) -> str:
-        return f"{self.folder}/store"  # one for all seeds: what it keeps is named by its content
 
     def _say(self, what: str) -> None:
         print(f"seed {self.seed}: {what}", file=sys.stderr, flush=True)
@@ -136,7 +134,7 @@ class _Seed:
     def _train(self, arm: str, training: Training, model: ModelConfig) -> str:
         self._say(f"training {arm}")
         content = {**_plain(training), **self._named("train_clip", f"train-{arm}"), "model": _plain(model), "seed": self.seed}
-        content["store"] = self._store
+        content["store"] = _store(self.folder)
         for one in content["sources"]:
             one["negatives"] = [f"{self.uri}/mine" if name == MINED else name for name in one["negatives"]]
         return train(TrainClipJob.model_validate(content)).uri
@@ -148,7 +146,7 @@ class _Seed:
             job="eval",
             name=f"{job.name}, {arm}",
             output=f"{self.uri}/eval-{arm}",
-            store=self._store,
+            store=_store(self.folder),
             model=model,
             data=job.data,
             benchmarks=benchmarks,
@@ -170,7 +168,7 @@ class _Seed:
             export_model(path, base, interpolate(*ends, alpha), origin)
             run = self._evaluate(f"wise-ft-{alpha:g}", TrainedModel(kind="trained", path=path), asked.benchmarks)
             metrics = RunFolder(run).read_json(RunFolder.METRICS)["metrics"]
-            points.append(Point(alpha, _value(metrics, asked.target, "target"), _value(metrics, asked.keep, "keep")))
+            points.append(Point(alpha, metrics[asked.target]["value"], metrics[asked.keep]["value"]))
         chosen = choose(points[1:], points[0], asked.margin)
         content: dict[str, Any] = {"points": [vars(point) for point in points], "alpha": None if chosen is None else chosen.alpha}
         if chosen is not None:
@@ -180,10 +178,8 @@ class _Seed:
         return content
 
 
-def _value(metrics: Mapping[str, Any], name: str, key: str) -> float:
-    if name not in metrics:
-        raise ConfigError(f"the benchmarks have no metric '{name}'", where=f"wise_ft.{key}", fix=did_you_mean(name, metrics))
-    return float(metrics[name]["value"])
+def _store(folder: str) -> str:
+    return f"{folder}/store"  # one for all seeds: what it keeps is named by its content
 
 
 def _plain(section: Section) -> dict[str, Any]:

@@ -107,6 +107,42 @@ def test_variables_count_by_their_value(monkeypatch: pytest.MonkeyPatch) -> None
     assert of(BASE, "limit=${FGRAY_TEST_LIMIT}") == of(BASE, "limit=5") == of(BASE, "limit=${FGRAY_TEST_OTHER:5}")
 
 
+LOOP = {
+    "job": "loop",
+    "name": "l",
+    "model": {"kind": "tiny"},
+    "base": {"sources": [{"pairs": "drawn"}], "steps": 2},
+    "arms": {"hard": {"sources": [{"pairs": "drawn"}], "steps": 2}, "plain": {"sources": [{"pairs": "drawn"}], "steps": 2}},
+    "mine": {"pairs": "drawn"},
+    "subject": "hard",
+    "benchmarks": ["drawn"],
+    "output": "runs/l",
+}
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "gates=[{metric: drawn/*}]",
+        "wise_ft={benchmarks: [drawn], target: a, keep: b}",
+        "subject=plain",
+        "seeds=[0, 1]",
+        "stats.level=0.9",
+        "primary=[drawn/naming/accuracy]",
+        "base.compute.threads=2",
+        "mine.compute.batch_size=7",
+        "arms.hard.compute.precision=bf16",
+    ],
+)
+def test_how_a_loop_judges_and_computes_is_not_what_it_does(assignment: str) -> None:
+    assert of(LOOP, assignment) == of(LOOP)
+
+
+@pytest.mark.parametrize("assignment", ["arms.hard.steps=3", "base=null", "mine.search.k=7", "benchmarks=[spec]", "model.seed=1"])
+def test_what_a_loop_does_is_its_meaning(assignment: str) -> None:
+    assert of(LOOP, assignment) != of(LOOP)
+
+
 def test_bench_jobs_have_one() -> None:
     bench = {"job": "bench", "name": "b", "suite": "eval", "output": "runs/b"}
     assert of(bench) == of(bench, "output=elsewhere") != of(bench, "options={images: 5}")
