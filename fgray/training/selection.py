@@ -66,6 +66,7 @@ class Selection:
                 benchmarks=self.config.benchmarks,
                 compute=ComputeConfig(runner="serial", device=self.job.compute.device, threads=self.job.compute.threads),
                 output=f"{self.folder}/step-{done:08d}",
+                store=self.job.store_uri,  # sets that are composed are composed once
             )
         )
         if self.config.metric not in run.metrics:

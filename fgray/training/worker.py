@@ -19,6 +19,7 @@ from fgray.losses.combine import CombinedLoss
 from fgray.losses.features import REGIONS, Inputs
 from fgray.runs import RunFolder
 from fgray.training.checkpoint import Checkpoints, Saved
+from fgray.training.damage import Damage, quarantine_table
 from fgray.training.engine import Engine
 from fgray.training.log import TrainingLog, open_trackers
 from fgray.training.model import Trainable, build_trainable
@@ -74,6 +75,7 @@ class _Worker:
         self.first = self.engine.rank == 0
         self.options = StepOptions.of(job)
         self.selection = Selection(job) if job.selection is not None else None
+        self.damage = Damage(sum(source.index.table.num_rows for source in self.sources), job.data.max_corrupt_fraction)
 
     def run(self) -> None:
         """Take the steps that are left."""
@@ -105,7 +107,7 @@ class _Worker:
             self.engine.world,
             threads=max(2, job.compute.threads),
             max_pixels=job.data.max_pixels,
-            max_corrupt_fraction=job.data.max_corrupt_fraction,
+            tolerant=job.data.max_corrupt_fraction > 0,
             cache_bytes=CACHE_BYTES,
             regions=job.regions if self.loss.needs & set(REGIONS) else None,
             wanted=self.loss.needs,
@@ -122,18 +124,23 @@ class _Worker:
             numbers = train_step(self.engine, self.loss, parts, step, self.options)
             meter.stepped()
             done = step + 1
-            if self.log is not None and (done % every == 0 or done == self.steps):
-                self.log.add(done, {**numbers, **meter.read(), "epoch": done / self.order.steps_per_epoch})
+            if done % every == 0 or done == self.steps:
+                damaged = self._count_damaged(done, reader)
+                if self.log is not None:
+                    self.log.add(done, {**numbers, **meter.read(), **damaged, "epoch": done / self.order.steps_per_epoch})
+            before = time.perf_counter()
             due = self.selection is not None and self.selection.due(done, self.steps)
             stop = self._evaluate(done) if due else False
             leaving = done % POLL_STEPS == 0 and self.preempted()
             # What was evaluated is kept at once: it may be the best, which is exported.
             if due or leaving or done == self.steps or done % self.job.checkpoints.every_steps == 0:
+                self._count_damaged(done, reader)
                 self._save(done, checkpoints, stop)
                 if leaving:
                     checkpoints.wait()
             if stop:
                 break
+            meter.leave_out(time.perf_counter() - before)
 
     def _ahead(self, reader: Reader, start: int) -> Iterator[list[MicroBatch]]:
         """Yield the tensors of each step; a thread makes the next ones while a step computes."""
@@ -165,11 +172,31 @@ class _Worker:
             dist.broadcast(stop, 0)
         return bool(stop.item())
 
+    def _count_damaged(self, done: int, reader: Reader) -> dict[str, float]:
+        """Unite what the workers' steps met; at every step with a row in the log and before every checkpoint, where damage is tolerated.
+
+        Raises:
+            DataError: more images are damaged than may be; for every number of workers alike, since all compare the same set.
+        """
+        if not reader.tolerant:
+            return {}
+        self.damage.unite(reader.damaged(done), self.engine.world)
+        try:
+            self.damage.check(self.folder.uri)
+        except DataError:
+            if self.first:
+                self.folder.write_table(RunFolder.QUARANTINE, quarantine_table(self.damage.facts()))
+            if self.engine.world > 1:
+                dist.barrier()  # the first to leave takes the others along; the list must lie there by then
+            raise
+        return {"damaged_images": len(self.damage)}
+
     def _save(self, done: int, checkpoints: Checkpoints, last: bool) -> None:
         tensors = gather_state(self.engine)
         if self.first:
             tensors.update({_LOSS + name: value.detach().cpu().clone() for name, value in self.loss.state_dict().items()})
             facts: dict[str, Any] = {"finished": last or done == self.steps, "loss_scale": self.engine.loss_scale}
+            facts["damaged"] = self.damage.facts()
             best = None
             if self.selection is not None:
                 facts["selection"], best = self.selection.history, self.selection.best_step
@@ -188,6 +215,7 @@ class _Worker:
         except RuntimeError as error:
             raise RunError("the checkpoint is of other losses", where=self.folder.uri, fix="choose another output") from error
         self.engine.loss_scale = saved.facts["loss_scale"]
+        self.damage.restore(saved.facts.get("damaged", []))
         if self.selection is not None:
             self.selection.history[:] = saved.facts.get("selection", [])
         if saved.facts["finished"]:
@@ -196,7 +224,7 @@ class _Worker:
 
 
 class _Meter:
-    """Rates since they were last read."""
+    """Rates of the steps since they were last read; evaluations and checkpoints between steps do not count."""
 
     def __init__(self, pairs: int, device: torch.device) -> None:
         self.pairs, self.device = pairs, device
@@ -204,6 +232,9 @@ class _Meter:
 
     def waited(self, seconds: float) -> None:
         self._waited += seconds
+
+    def leave_out(self, seconds: float) -> None:
+        self._start += seconds
 
     def stepped(self) -> None:
         self._count += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,9 @@ from fgray.config.loading import config_from_text
 from fgray.config.schema import TinyModel, TrainedModel
 from fgray.errors import FgrayError
 from fgray.models import open_model
+from fgray.runs import RunFolder
+from fgray.training.log import read_log
+from fgray.training.selection import Selection
 from tests.training.jobs import Command, config, write_pairs
 
 
@@ -124,3 +129,20 @@ def test_selection_picks_the_step_and_is_named(tmp_path: Path) -> None:
     assert result.training["steps"] == history[-1]["step"] and (len(later) == 2 or history[-1]["step"] == 20)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert list(run["selection"]) == ["spec_style"]
+    assert (tmp_path / "run" / "store").is_dir()
+    assert not list((tmp_path / "run" / "selection").rglob("store"))  # the set is composed once, in the run's own store
+
+
+def test_an_evaluation_is_no_part_of_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate, slow = Selection.evaluate, 6.0  # seconds
+
+    def evaluate_slowly(self: Selection, done: int, state: Mapping[str, torch.Tensor]) -> float:
+        time.sleep(slow if done == 2 else 0)
+        return evaluate(self, done, state)
+
+    monkeypatch.setattr(Selection, "evaluate", evaluate_slowly)
+    chosen = {"benchmarks": [{"name": "spec_style", "cases": 1}], "metric": "spec_style/macro/accuracy", "every_steps": 2}
+    job = config(write_pairs(tmp_path / "data"), tmp_path / "run", steps=3, selection=chosen)
+    fgray.train(config_from_text(json.dumps(job), "job.yaml"))
+    rows = {row["step"]: row for row in read_log(RunFolder(job["output"])) if "steps_per_second" in row}
+    assert 1 / rows[3]["steps_per_second"] < slow
