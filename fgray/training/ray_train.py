@@ -100,7 +100,8 @@ def _failure(folder: RunFolder) -> FgrayError | None:
         content = json.loads(open_storage(folder.uri).read_bytes(FAILURE))
     except NotFound:
         return None
-    kind: type[FgrayError] = getattr(fgray.errors, content["kind"])
+    # A kind that is defined elsewhere travels as its base class: the line is what matters.
+    kind: type[FgrayError] = getattr(fgray.errors, content["kind"], FgrayError)
     return kind(content["what"], where=content["where"], fix=content["fix"])
 
 
