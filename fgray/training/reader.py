@@ -19,6 +19,7 @@ from fgray.models.preprocess import Preprocess
 from fgray.training.augment import random_resized_crop
 from fgray.training.batch import Batch
 from fgray.training.choice import Choice, Chooser
+from fgray.training.damage import DamagedImage
 from fgray.training.order import Numbers, Order
 from fgray.training.regions import Cut, Cutter
 from fgray.training.sources import Source
@@ -41,7 +42,7 @@ class Reader:
         rank, world: this worker's number and how many there are.
         threads: that read and decode; Pillow decodes outside the interpreter lock.
         max_pixels: larger images count as damaged.
-        max_corrupt_fraction: share of the sources' images that may be damaged; they are replaced, see `Chooser.choose`.
+        tolerant: damaged images are replaced, see `Chooser.choose`, instead of refused.
         cache_bytes: memory for preprocessed pictures, which are then decoded once; without augmentation and regions only.
         regions: how the anchors' regions are seen; None: a batch brings none.
         wanted: of the features crop and region_text of regions those that a loss reads.
@@ -49,8 +50,6 @@ class Reader:
     Raises:
         ConfigError: the batch does not divide by the workers.
 
-    Attributes:
-        damaged: (source's name, image key) -> reason, of the damaged images that this reader met.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Reader:
         world: int = 1,
         threads: int = 2,
         max_pixels: int = 178_956_970,
-        max_corrupt_fraction: float = 0.0,
+        tolerant: bool = False,
         cache_bytes: int = 0,
         regions: RegionsConfig | None = None,
         wanted: frozenset[str] = frozenset({"crop", "region_text"}),
@@ -74,9 +73,12 @@ class Reader:
             what = f"a batch of {order.batch_size} samples does not divide by {world} workers"
             raise ConfigError(what, where="batch_size", fix="choose a multiple")
         self.sources, self.preprocess, self.rank, self.world = sources, preprocess, rank, world
-        self.max_pixels, self.max_corrupt_fraction = max_pixels, max_corrupt_fraction
-        self.damaged: dict[tuple[str, str], str] = {}
-        self._chooser = Chooser(sources, order, negatives, seed, regions)
+        self.max_pixels, self.tolerant = max_pixels, tolerant
+        self._reasons: dict[tuple[int, int], str] = {}  # (source, image) -> why it cannot be decoded
+        self._met: dict[tuple[int, int], int] = {}  # -> the first step that chose it
+        self._surveyed: set[int] = set()
+        self._survey_lock = threading.Lock()
+        self._chooser = Chooser(sources, order, negatives, seed, self._survey, regions)
         self._windows = augment == "random_resized_crop"
         self._cutter = None if regions is None else Cutter(regions, preprocess, wanted, self._windows)
         self._size = preprocess.size if self._cutter is None else (self._cutter.size, self._cutter.size)
@@ -91,13 +93,14 @@ class Reader:
         """Return this rank's part of a step.
 
         Raises:
-            DataError: more images are damaged than may be, or a shard is not what its index says.
+            DataError: an image is damaged, or too many to fill the batch, or a shard is not what its index says.
             StorageError: a shard cannot be read.
         """
         while True:  # until no picture of the choice is damaged; every round knows of at least one more
             choice = self._chooser.choose(step, self.rank, self.world)
             pixels, cuts, broken = self._read(choice)
             if not broken:
+                self._meet(step, choice.met)
                 return Batch(
                     images=pixels,
                     texts=choice.texts,
@@ -127,6 +130,15 @@ class Reader:
         finally:
             for future in waiting:
                 future.cancel()
+
+    def damaged(self, steps: int) -> list[DamagedImage]:
+        """Return the damaged images that this rank's parts of the first `steps` steps chose.
+
+        What all ranks return together is the same for any number of them, whatever was read ahead.
+        """
+        with self._lock:
+            found = sorted(image for image, step in self._met.items() if step < steps)
+            return [self._damaged_image(owner, image) for owner, image in found]
 
     def close(self) -> None:
         """Stop the threads; batches that are being read are finished first."""
@@ -220,18 +232,47 @@ class Reader:
         """Remember damaged images.
 
         Raises:
-            DataError: there are more than may be.
+            DataError: there may be none.
         """
         with self._lock:
             for (owner, image), reason in sorted(broken.items()):
-                source = self.sources[owner]
-                row = source.index.table.slice(image, 1).to_pylist()[0]
-                self.damaged[source.name, row["key"]] = reason
+                self._reasons[owner, image] = reason
                 self._chooser.damaged[owner][image] = True
-                total = sum(source.index.table.num_rows for source in self.sources)
-                if len(self.damaged) > self.max_corrupt_fraction * total:
-                    what = f"image '{row['key']}' cannot be decoded ({reason})"
-                    if self.max_corrupt_fraction:
-                        what += f", the {len(self.damaged)}. of {total}, and max_corrupt_fraction is {self.max_corrupt_fraction:g}"
+                if not self.tolerant:
+                    found = self._damaged_image(owner, image)
+                    what = f"image '{found.key}' cannot be decoded ({reason})"
                     fix = "restore or remove it, or raise data.max_corrupt_fraction"
-                    raise DataError(what, where=source.index.storage.address(row["shard"]), fix=fix)
+                    raise DataError(what, where=self.sources[owner].index.storage.address(found.shard), fix=fix)
+
+    def _meet(self, step: int, images: set[tuple[int, int]]) -> None:
+        with self._lock:
+            for image in images:
+                self._met[image] = min(step, self._met.get(image, step))
+
+    def _damaged_image(self, owner: int, image: int) -> DamagedImage:
+        source = self.sources[owner]
+        row = source.index.table.slice(image, 1).to_pylist()[0]
+        return DamagedImage(owner, source.name, row["key"], row["shard"], self._reasons[owner, image])
+
+    def _survey(self, owner: int) -> None:
+        """Look at every image of a source's pairs, once."""
+        with self._survey_lock:
+            if owner in self._surveyed:
+                return
+            source = self.sources[owner]
+            images = np.unique(source.image_of)
+            images = images[~self._chooser.damaged[owner][images]]
+            parts = [images[start : start + _TASK] for start in range(0, len(images), _TASK)]
+            for broken in self._decoders.map(lambda part: self._broken(owner, part), parts):
+                self._note(broken)
+            self._surveyed.add(owner)
+
+    def _broken(self, owner: int, images: npt.NDArray[np.integer]) -> dict[tuple[int, int], str]:
+        index = self.sources[owner].index
+        broken: dict[tuple[int, int], str] = {}
+        for image, data in zip(images.tolist(), index.read(index.table.take(pa.array(images))), strict=True):
+            try:
+                decode_image(data, self.max_pixels)
+            except ImageError as error:
+                broken[owner, image] = str(error)
+        return broken

@@ -212,56 +212,102 @@ def test_a_damaged_image_is_named(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_images_give_their_places_to_others(folder: Path) -> None:
+def replaced(folder: Path, steps: int, batch: int, world: int, **options) -> tuple[list[list[tuple]], list[set]]:
+    """Return what each step's anchors bring over all ranks, and the damaged images after each step."""
+    sources, config = sources_of(folder, **options)
+    rows, met = [[] for _ in range(steps)], [set() for _ in range(steps)]
+    for rank in range(world):
+        order = order_of(sources, batch)
+        with Reader(sources, order, PREPROCESS, config, seed=3, rank=rank, world=world, tolerant=True) as reader:
+            for step, part in enumerate(reader.prefetch(0, steps)):
+                rows[step] += said(part)
+            for step in range(steps):
+                met[step] |= {(image.name, image.key, image.shard) for image in reader.damaged(step + 1)}
+    return rows, met
+
+
+@pytest.mark.parametrize("bad", [("k4",), ("k4", "k5"), ("k0", "k1", "k2")])
+@pytest.mark.parametrize("batch", [2, 4, 6])
+def test_damaged_pairs_give_their_places_to_pairs_outside_the_batch(folder: Path, bad: tuple[str, ...], batch: int) -> None:
+    (healthy,) = batches(folder, range(13), batch=batch)
+    damage(folder, *bad)
+    pairs = sources_of(folder)[0][0].pairs.to_pylist()
+    lost = {number for number, pair in enumerate(pairs) if pair["image"] in bad}
+    one, met = replaced(folder, 13, batch, world=1)
+    count = 0
+    for ours, theirs in zip(one, healthy, strict=True):
+        before = theirs.samples.tolist()
+        now = [row[0] for row in ours]
+        fresh = [number for number, old in zip(now, before, strict=True) if old in lost]
+        assert not set(fresh) & (lost | set(before)) and len(set(fresh)) == len(fresh)
+        assert [number for number, old in zip(now, before, strict=True) if old not in lost] == [old for old in before if old not in lost]
+        for number, text, picture, *_ in ours:
+            assert text == pairs[number]["text"] and picture == expected_pixels(folder, pairs[number]["image"])
+        count += len(fresh)
+    assert count >= 2
+    for world in {2, batch}:
+        assert replaced(folder, 13, batch, world=world) == (one, met)
+    assert met[-1] == {("file", key, f"{key}.png") for key in bad}  # all are met within 13 steps
+
+
+def test_what_was_read_ahead_does_not_count_yet(folder: Path) -> None:
+    damage(folder, "k0", "k4", "k5")
+    sources, config = sources_of(folder)
+    with Reader(sources, order_of(sources, 2), PREPROCESS, config, seed=3, tolerant=True) as reader:
+        list(reader.prefetch(0, 7))
+        counts = []
+        for steps in range(8):
+            with Reader(sources, order_of(sources, 2), PREPROCESS, config, seed=3, tolerant=True) as fresh:
+                for step in range(steps):
+                    fresh.batch(step)
+                assert reader.damaged(steps) == fresh.damaged(100)
+            counts.append(len(reader.damaged(steps)))
+    assert counts[:2] == [0, 0] and counts[-1] == 3
+
+
+def test_damaged_partners_and_negatives(folder: Path) -> None:
     negatives = {"texts": 1, "images": 2, "image_pairs": True}
     (healthy,) = batches(folder, range(6), negatives=negatives)
     damage(folder, "k4", "k5")
-    ranks = [(0, 1), (0, 2), (1, 2)]
-    one, *halves = batches(folder, range(6), negatives=negatives, ranks=ranks, max_corrupt_fraction=0.25)
-    (late,) = batches(folder, (5, 4), negatives=negatives, max_corrupt_fraction=0.25, threads=3)
-    assert [said(batch) for batch in late] == [said(one[5]), said(one[4])]  # whatever was met before
-    for number, whole in enumerate(one):
-        assert [row for half in halves for row in said(half[number])] == said(whole)
+    one, met = replaced(folder, 6, 6, world=1, **negatives)
+    for world in (2, 3):
+        assert replaced(folder, 6, 6, world=world, **negatives) == (one, met)
+    (late,) = batches(folder, (5, 4), negatives=negatives, tolerant=True, threads=3)
+    assert [said(batch) for batch in late] == [one[5], one[4]]  # whatever was met before
     pairs = sources_of(folder)[0][0].pairs.to_pylist()
-    lost = {expected for expected in range(len(pairs)) if pairs[expected]["image"] in ("k4", "k5")}
     masked = 0
     for ours, theirs in zip(one, healthy, strict=True):
-        for (sample, text, _, _, images), before in zip(said(ours)[::2], said(theirs)[::2], strict=True):
-            instead = before[0]
-            while instead in lost:
-                instead += 1
-            assert sample == instead and text == pairs[sample]["text"]
+        for anchor, partner in zip(ours[::2], ours[1::2], strict=True):
+            keys = [pairs[row[0]]["image"] for row in (anchor, partner)]
+            assert keys[0] != keys[1] and not set(keys) & {"k4", "k5"}
+        for (sample, _, _, _, images), before in zip(ours[::2], said(theirs)[::2], strict=True):
             if sample == before[0]:  # a damaged negative leaves its column empty, the other one stays
                 assert all(now in (None, then) for now, then in zip(images, before[4], strict=True))
                 masked += sum(now is None and then is not None for now, then in zip(images, before[4], strict=True))
     assert masked > 0
-    sources, config = sources_of(folder, **negatives)
-    with Reader(sources, order_of(sources, 6), PREPROCESS, config, seed=3, max_corrupt_fraction=0.25) as reader:
-        list(reader.prefetch(0, 6))
-        assert set(reader.damaged) == {("file", "k4"), ("file", "k5")}
 
 
-def test_too_much_damage_is_refused(folder: Path) -> None:
-    damage(folder, "k4", "k5", "k6")
-    with pytest.raises(DataError, match=r"the 3\. of 9, and max_corrupt_fraction is 0\.25"):
-        batches(folder, range(13), max_corrupt_fraction=0.25)
-    damage(folder, *(key for key in KEYS if key not in ("k4", "k5", "k6")))
-    with pytest.raises(DataError, match="all images of a source are damaged"):
-        batches(folder, range(13), max_corrupt_fraction=1.0)
+@pytest.mark.parametrize("world", [1, 2, 6])
+def test_a_batch_that_cannot_be_filled_is_refused(folder: Path, world: int) -> None:
+    damage(folder, *KEYS[2:])  # three pairs are left
+    with pytest.raises(
+        DataError, match=r"3 of the 6 pairs of a batch have damaged images, and no other pair is left.*\[file\].*batch_size"
+    ):
+        replaced(folder, 1, 6, world)
 
 
 def test_storage_errors_come_as_they_are(folder: Path) -> None:
     sources, config = sources_of(folder)
     content = (folder / "images" / "k2.png").read_bytes()
     (folder / "images" / "k2.png").unlink()
-    with Reader(sources, order_of(sources, 13), PREPROCESS, config, max_corrupt_fraction=1.0) as reader:
+    with Reader(sources, order_of(sources, 13), PREPROCESS, config, tolerant=True) as reader:
         with pytest.raises(NotFound, match="k2.png"):
             reader.batch(0)
         with pytest.raises(NotFound, match="k2.png"):
             list(reader.prefetch(0, 3))
     (folder / "images" / "k2.png").write_bytes(content[:-1] + b"?")
     with (
-        Reader(sources, order_of(sources, 13), PREPROCESS, config, max_corrupt_fraction=1.0) as reader,
+        Reader(sources, order_of(sources, 13), PREPROCESS, config, tolerant=True) as reader,
         pytest.raises(DataError, match="image 'k2' is not the one that was indexed"),
     ):
         reader.batch(0)
