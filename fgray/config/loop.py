@@ -10,6 +10,7 @@ from fgray.config.schema import BenchmarkConfig, ComputeConfig, DataConfig, Job,
 from fgray.config.train import Training
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+BASE = "base"  # what arms start from, and are compared with
 MINED = "mined"  # in an arm's negatives: the file of the loop's own mining
 
 
@@ -67,6 +68,11 @@ class LoopJob(Job):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: a seed stands twice")
         for name in self.arms:
+            if name == BASE:
+                raise ValueError(f"arms: '{BASE}' is what the arms start from; choose another name")
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"arms: '{name}' is no name for a folder; use letters, digits, - and _")
+        for name, training in {BASE: self.base, **{f"arms.{name}": arm for name, arm in self.arms.items()}}.items():
+            if training is not None and "seed" in training.model_fields_set:
+                raise ValueError(f"{name}.seed: a loop trains with each of its seeds; name them in seeds")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from fgray.benchmarks.base import LoadedBenchmark
-from fgray.config.loop import LoopJob
+from fgray.config.loop import BASE, LoopJob
 from fgray.config.schema import BenchmarkConfig, DataConfig, EvalJob
 from fgray.errors import ConfigError, DataError, did_you_mean
 from fgray.evaluation.plan import data_fingerprint, load_benchmarks
@@ -29,10 +29,10 @@ def check(job: LoopJob, store: str) -> dict[str, str]:
     """
     judging = _load(job, store, job.benchmarks, job.data, job.primary)
     refuse_unknown(job.gates, _metrics(judging))
-    for name, training in {"base": job.base, **job.arms}.items():
+    for name, training in {BASE: job.base, **job.arms}.items():
         if training is not None and training.selection is not None:
             chosen = _load(job, store, training.selection.benchmarks, training.data)
-            _refuse_shared(chosen, judging, f"{name if name == 'base' else f'arms.{name}'}.selection")
+            _refuse_shared(chosen, judging, f"{name if name == BASE else f'arms.{name}'}.selection")
     if job.wise_ft is None:
         return {}
     chosen = _load(job, store, job.wise_ft.benchmarks, job.data)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fgray.config.loop import MINED, LoopJob
+from fgray.config.loop import BASE, MINED, LoopJob
 from fgray.config.schema import BenchmarkConfig, EvalJob, MineJob, ModelConfig, Section, TrainedModel
 from fgray.config.train import TrainClipJob, Training
 from fgray.engine.lease import open_run
@@ -26,8 +26,6 @@ from fgray.runs import SELECTION, RunFolder, describe_job
 from fgray.training.export import export_model, weights_of
 from fgray.training.run import train
 from fgray.training.wise_ft import Point, choose, interpolate
-
-BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,8 @@ class _Seed:
             self._say("mining negatives with the base")
             content = {**_plain(job.mine), **self._named("mine", "mine"), "model": _plain(base), "store": _store(self.folder)}
             mine(MineJob.model_validate(content))
-        after, trained = {}, {}
+        after = {}
+        trained = {} if job.base is None else {BASE: f"{self.uri}/train-{BASE}"}
         for arm, training in job.arms.items():
             trained[arm] = self._train(arm, training, base)
             after[arm] = self._evaluate(arm, TrainedModel(kind="trained", path=trained[arm]), job.benchmarks)
@@ -174,7 +173,8 @@ class _Seed:
         if chosen is not None:
             name = f"{job.subject}-{chosen.alpha:g}"
             model = TrainedModel(kind="trained", path=f"{self.uri}/wise-ft/alpha-{chosen.alpha:g}")
-            content["verdict"] = verdict(before, {name: self._evaluate(name, model, job.benchmarks)}, job.gates)["arms"][name]
+            after = {name: self._evaluate(name, model, job.benchmarks)}
+            content["verdict"] = verdict(before, after, job.gates, {name: self.folder})["arms"][name]  # whose run.json names what chose it
         return content
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from fgray.config.loop import GateConfig
+from fgray.config.loop import BASE, GateConfig
 from fgray.errors import DataError
 from fgray.evaluation.compare import Comparison, compare_runs
-from fgray.loop.gates import Gate, Outcome, judge_all, overall
+from fgray.loop.gates import judge_all, overall
 from fgray.metrics.paired import holm
 from fgray.runs import SELECTION, RunFolder
 
@@ -23,10 +23,11 @@ def verdict(before: str, after: Mapping[str, str], gates: list[GateConfig], trai
         before: evaluation run of the model before training.
         after: arm -> evaluation run of the model after that arm's training, on the same benchmarks.
         gates: what must not get worse.
-        trained: arm -> training run, whose selection sets are refused here; arms without one are not checked.
+        trained: arm -> training run, whose selection sets are refused here; that of ``before`` stands under `BASE`. What has none is not
+            checked.
 
     Returns:
-        ``{"overall", "level", "arms": {arm: {"overall", "metrics": {name: {"before", "after", "delta", "ci95", "p", "p_adjusted",
+        ``{"level", "arms": {arm: {"overall", "metrics": {name: {"before", "after", "delta", "ci95", "p", "p_adjusted",
         "primary", "clusters"}}, "gates": [...]}}}``. ``p_adjusted`` is Holm's over the primary metrics of all arms together; the other
         metrics have null.
 
@@ -34,20 +35,16 @@ def verdict(before: str, after: Mapping[str, str], gates: list[GateConfig], trai
         DataError: runs differ in their cases, or a benchmark was used to select a checkpoint.
         ConfigError: a gate names no metric.
     """
-    comparisons: dict[str, Comparison] = {}
-    for arm, run in after.items():
+    for arm, run in {BASE: before, **after}.items():
         if trained is not None and arm in trained:
             refuse_selection(run, trained[arm])
-        comparisons[arm] = compare_runs(before, run)
+    comparisons = {arm: compare_runs(before, run) for arm, run in after.items()}
     rows = _rows(comparisons)
     arms: dict[str, Any] = {}
-    outcomes: list[Gate] = []
     for arm, comparison in comparisons.items():
         judged = judge_all(comparison.metrics, gates)
-        outcomes += judged
         arms[arm] = {"overall": overall(judged), "metrics": rows[arm], "gates": [asdict(gate) for gate in judged]}
-    result: Outcome = overall(outcomes)
-    return {"overall": result, "level": next(iter(comparisons.values())).level, "arms": arms}
+    return {"level": next(iter(comparisons.values())).level, "arms": arms}
 
 
 def against(subject: str, controls: Mapping[str, str]) -> dict[str, Any]:

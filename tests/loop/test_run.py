@@ -13,8 +13,9 @@ import yaml
 
 import fgray
 from fgray.config.loading import config_from_text
-from fgray.errors import FgrayError
+from fgray.errors import DataError, FgrayError
 from fgray.evaluation.compare import compare_runs
+from fgray.loop.verdict import refuse_selection
 
 PROJECT = Path(__file__).resolve().parents[2]
 TRAIN = {"name": "drawn", "split": "train", "images": 24}
@@ -82,6 +83,47 @@ def test_the_verdict_follows_from_the_parts_and_a_second_run_repeats_it(tmp_path
     assert {path: path.stat().st_mtime_ns for path in parts.glob("train-*/model/*.safetensors")} == weights
 
 
+def test_a_gate_that_fails_is_answered_by_weights_in_between(tmp_path: Path) -> None:
+    selection = {"name": "drawn", "split": "selection", "images": 24}
+    arm = {"sources": [{"pairs": TRAIN}], **HOW, "steps": 3, "optimizer": {"lr": 0.1, "warmup_steps": 0}}
+    changes = {
+        "base": None,
+        "mine": None,
+        "arms": {"hard": arm},
+        "benchmarks": [{"name": "drawn", "split": "test", "images": 80}],
+        "gates": [{"metric": "drawn/captions/accuracy", "margin": 0.01}],
+        "wise_ft": {
+            "benchmarks": [selection],
+            "alphas": [0.5],
+            "target": "drawn/naming/accuracy",
+            "keep": "drawn/captions/accuracy",
+            "margin": 0.9,
+        },
+        "stats": {"resamples": 200, "level": 0.51},  # narrow intervals, so that few drawings decide
+    }
+    config = tmp_path / "loop.yaml"
+    config.write_text(yaml.safe_dump(content(tmp_path / "run", **changes)))
+    done = subprocess.run([sys.executable, "-m", "fgray", "submit", str(config)], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    found = json.loads((tmp_path / "run/verdict.json").read_text())
+    assert found["overall"] == found["seeds"]["0"]["arms"]["hard"]["overall"] == "fail"
+    proposal = found["seeds"]["0"]["proposal"]
+    assert [point["alpha"] for point in proposal["points"]] == [0, 0.5, 1]
+    for point in proposal["points"]:
+        metrics = json.loads((tmp_path / f"run/seed-0/eval-wise-ft-{point['alpha']:g}/metrics.json").read_text())["metrics"]
+        assert (point["target"], point["keep"]) == tuple(metrics[f"drawn/{name}/accuracy"]["value"] for name in ("naming", "captions"))
+    assert proposal["alpha"] == 0.5
+    judged = {item.name: item for item in compare_runs(*(str(tmp_path / f"run/seed-0/eval-{run}") for run in ("base", "hard-0.5"))).metrics}
+    gate = proposal["verdict"]["gates"][0]
+    assert gate["delta"] == judged["drawn/captions/accuracy"].difference
+    assert "which the verdict's own data judge: " + proposal["verdict"]["overall"] in (tmp_path / "run/report.html").read_text()
+
+    run, chosen_on = (json.loads((tmp_path / path).read_text()) for path in ("run/run.json", "run/seed-0/eval-wise-ft-0.5/metrics.json"))
+    assert run["selection"] == chosen_on["fingerprints"]["data"]
+    with pytest.raises(DataError, match="'drawn' selected the checkpoint and cannot judge it"):
+        refuse_selection(str(tmp_path / "run/seed-0/eval-wise-ft-0.5"), str(tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -89,6 +131,13 @@ def test_the_verdict_follows_from_the_parts_and_a_second_run_repeats_it(tmp_path
         ({"mine": None}, "an arm names the negatives 'mined', but there is no section mine"),
         ({"seeds": [1, 1]}, "a seed stands twice"),
         ({"arms": {"a/b": {"sources": [{"pairs": TRAIN}], **HOW}}, "subject": "a/b"}, "'a/b' is no name for a folder"),
+        ({"arms": {"base": {"sources": [{"pairs": TRAIN}], **HOW}}, "subject": "base"}, "arms: 'base' is what the arms start from"),
+        (
+            {"base": {"sources": [{"pairs": TRAIN}], **HOW, "seed": 1}},
+            "base.seed: a loop trains .* its seeds; name them in seeds",
+        ),
+        ({"arms": {"hard": {"sources": [{"pairs": TRAIN}], **HOW, "seed": 0}}}, "arms.hard.seed: a loop trains with each of its seeds"),
+        ({"wise_ft": {"benchmarks": ["drawn"], "alphas": [1.5], "target": "a", "keep": "b"}}, "wise_ft.alphas.0"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
