@@ -16,16 +16,20 @@ from fgray.engine.lease import open_run
 from fgray.errors import RunError
 from fgray.evaluation.plan import data_fingerprint
 from fgray.losses.combine import CombinedLoss
+from fgray.models.open_clip import OpenClipSource
+from fgray.models.tiny import TinySource
 from fgray.models.trained import CARD, FOLDER
 from fgray.report.train import write_train_report
 from fgray.runs import SELECTION, RunFolder, describe_job
 from fgray.training.checkpoint import Checkpoints
+from fgray.training.damage import quarantine_table
 from fgray.training.export import chosen_checkpoint, export_model, origin_of, trained_weights
 from fgray.training.log import read_log
 from fgray.training.model import open_trainable_source
 from fgray.training.overlap import check_disjoint
 from fgray.training.progress import watch
 from fgray.training.regions import check_captions
+from fgray.training.resume import check_unchanged
 from fgray.training.sources import Source, load_sources
 from fgray.training.worker import cache_of, inputs_of, order_of
 
@@ -61,19 +65,23 @@ def train(job: TrainClipJob, source: Mapping[str, Any] | None = None) -> TrainRe
         source: the configuration as it was written, with ``${ENV}`` unresolved, for run.json; default: the job itself.
 
     Raises:
-        RunError: another run holds the output, it belongs to another configuration, workers died too often, or numbers are not finite.
+        RunError: another run holds the output, it belongs to another configuration, it began with other data, another base model or
+            other arithmetic, workers died too often, or numbers are not finite.
         DataError: data are damaged, or an image of an evaluation set would be trained on.
         FgrayError: whatever else is wrong with model or storage.
     """
     device = resolve_device(job)
     with open_run(job) as folder:
-        if folder.storage.exists(RunFolder.METRICS) and folder.storage.exists(f"{FOLDER}/{CARD}"):
+        sources, model = load_sources(job, cache_of(job)), open_trainable_source(job.model)
+        complete = folder.storage.exists(RunFolder.METRICS) and folder.storage.exists(f"{FOLDER}/{CARD}")
+        if complete or Checkpoints(folder.storage, job.checkpoints.keep).steps():  # before, a mistake may be mended in place
+            check_unchanged(folder, job, model.fingerprint(), sources)
+        if complete:
             return TrainResult(folder.uri, write_train_report(folder), folder.read_json(RunFolder.METRICS)["training"])
-        sources = load_sources(job, cache_of(job))
         check_disjoint(job, sources, cache_of(job))
         order = order_of(job, sources)
         steps = job.steps or order.steps(job.epochs or 1)
-        run = _describe(job, source, sources, steps, device)
+        run = _describe(job, source, sources, model, steps, device)
         folder.write_json(RunFolder.RUN, run)
         if not _finished(folder, job):
             print(run["loss_weights"], file=sys.stderr)
@@ -94,8 +102,14 @@ def resolve_device(job: TrainClipJob) -> str:
     return resolve_compute(ComputeConfig(device=job.compute.device), None).device
 
 
-def _describe(job: TrainClipJob, source: Mapping[str, Any] | None, sources: list[Source], steps: int, device: str) -> dict[str, Any]:
-    model = open_trainable_source(job.model)
+def _describe(
+    job: TrainClipJob,
+    source: Mapping[str, Any] | None,
+    sources: list[Source],
+    model: OpenClipSource | TinySource,
+    steps: int,
+    device: str,
+) -> dict[str, Any]:
     run = describe_job(job, source)
     run["model"] = {"card": model.card.to_dict(), "fingerprint": model.fingerprint()}
     run["steps"] = steps
@@ -149,6 +163,8 @@ def _finish(folder: RunFolder, job: TrainClipJob, run: dict[str, Any], steps: in
     chosen = chosen_checkpoint(checkpoints)
     card = export_model(f"{folder.uri}/{FOLDER}", job.model, trained_weights(chosen.tensors), origin_of(job, run, chosen.step))
     rows = [row for row in read_log(folder) if "loss" in row]
+    damaged = last.facts.get("damaged", [])
+    folder.write_table(RunFolder.QUARANTINE, quarantine_table(damaged))
     training = {
         "steps": last.step,
         "planned_steps": steps,
@@ -156,6 +172,7 @@ def _finish(folder: RunFolder, job: TrainClipJob, run: dict[str, Any], steps: in
         "exported_step": chosen.step,
         "final_loss": rows[-1]["loss"] if rows else None,
         "model_sha256": card.sha256,
+        "damaged_images": len(damaged),
         "selection": last.facts.get("selection", []),
     }
     fingerprints = {
