@@ -104,6 +104,7 @@ class _Seed:
         if job.mine is not None:
             self._say("mining negatives with the base")
             content = {**_plain(job.mine), **self._named("mine", "mine"), "model": _plain(base), "store": _store(self.folder)}
+            content["disjoint_from"] = self._held_out(job.mine.disjoint_from)
             mine(MineJob.model_validate(content))
         after = {}
         trained = {} if job.base is None else {BASE: f"{self.uri}/train-{BASE}"}
@@ -112,6 +113,7 @@ class _Seed:
             after[arm] = self._evaluate(arm, TrainedModel(kind="trained", path=trained[arm]), job.benchmarks)
         found = verdict(before, after, job.gates, trained)
         found["against"] = against(after[job.subject], {arm: run for arm, run in after.items() if arm != job.subject})
+        found["steps"] = {arm: RunFolder(trained[arm]).read_json(RunFolder.METRICS)["training"]["steps"] for arm in job.arms}
         found["chance"] = {name: one["chance"] for name, one in RunFolder(before).read_json(RunFolder.METRICS)["metrics"].items()}
         if job.wise_ft is not None and found["arms"][job.subject]["overall"] == "fail":
             found["proposal"] = self._propose(base, trained[job.subject], before)
@@ -133,10 +135,21 @@ class _Seed:
     def _train(self, arm: str, training: Training, model: ModelConfig) -> str:
         self._say(f"training {arm}")
         content = {**_plain(training), **self._named("train_clip", f"train-{arm}"), "model": _plain(model), "seed": self.seed}
-        content["store"] = _store(self.folder)
+        content |= {"store": _store(self.folder), "disjoint_from": self._held_out(training.disjoint_from)}
         for one in content["sources"]:
             one["negatives"] = [f"{self.uri}/mine" if name == MINED else name for name in one["negatives"]]
         return train(TrainClipJob.model_validate(content)).uri
+
+    def _held_out(self, named: list[BenchmarkConfig]) -> list[dict[str, Any]]:
+        """Return the sets of which no picture may be trained on or mined: what the loop evaluates on, and what a section names.
+
+        Pictures that a benchmark makes itself (it needs no root) are no copies of others, and drawings are so alike that to lay them over
+        each other would take longer than the training; `fgray.loop.checks` compares their files.
+        """
+        job = self.job
+        own = [*job.benchmarks, *(job.wise_ft.benchmarks if job.wise_ft is not None else [])]
+        found = [{**_plain(one), "root": one.root or job.data.root} for one in own if one.root or job.data.root]
+        return found + [plain for plain in map(_plain, named) if plain not in found]
 
     def _evaluate(self, arm: str, model: ModelConfig, benchmarks: list[BenchmarkConfig]) -> str:
         self._say(f"evaluating {arm}")

@@ -44,7 +44,8 @@ def tables(seed: Mapping[str, Any], subject: str) -> dict[str, Any]:
     Returns:
         ``arms``: their names in order. ``groups`` and ``directions``: [(benchmark, rows)], one row per metric with its label, chance, value
         before and one cell per arm; the second holds the two directions of what the first gives the mean of. ``gates``: [(arm, gate)].
-        ``controls`` and ``against``: the other arms, and rows whose cells compare the subject with each of them.
+        ``equal_steps``: whether all arms were trained equally long. ``controls`` and ``against``: the other arms, and rows whose cells
+        compare the subject with each of them.
     """
     controls = [arm for arm in seed["arms"] if arm != subject]
     arms = [*controls, subject]
@@ -57,6 +58,7 @@ def tables(seed: Mapping[str, Any], subject: str) -> dict[str, Any]:
         "groups": _groups(shown, changes, seed["chance"]),
         "directions": _groups(hidden, changes, seed["chance"]),
         "gates": [(arm, gate) for arm in reversed(arms) for gate in seed["arms"][arm]["gates"]],
+        "equal_steps": len(set(seed["steps"].values())) == 1,
         "controls": controls,
         "against": _groups(shown, {arm: seed["against"][arm] for arm in controls}, seed["chance"]) if controls else [],
     }

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from fgray.benchmarks.base import open_benchmark
 from fgray.config.loop import LoopJob
 from fgray.config.schema import BenchmarkConfig
-from fgray.errors import FgrayError
+from fgray.errors import DataError, FgrayError
 from fgray.evaluation.plan import data_fingerprint
 from fgray.loop.checks import check
 from fgray.loop.run import run_loop
 from tests.loop.test_run import HOW, TRAIN, content
+from tests.small_data import write_spec
+from tests.training.small_sources import write_pairs
 
 SELECTION = {"name": "drawn", "split": "selection", "images": 12}
 WISE = {"benchmarks": [SELECTION], "target": "drawn/captions/accuracy", "keep": "drawn/naming/accuracy"}
@@ -52,3 +55,23 @@ def test_nothing_is_trained_before_a_mistake_is_found(tmp_path: Path, changes: d
         run_loop(job(tmp_path, **changes))
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "run").glob("seed-*"))
+
+
+@pytest.mark.parametrize("part", ["base", "mine"])
+def test_pictures_of_its_own_benchmarks_are_neither_trained_on_nor_mined(tmp_path: Path, part: str) -> None:
+    section = {**content(tmp_path)["mine"], "pairs": TEST} if part == "mine" else {"sources": [{"pairs": TEST}], **HOW}
+    with pytest.raises(DataError, match="24 of its 24 pictures are in the evaluation set 'drawn' .pairs of drawn"):
+        run_loop(job(tmp_path, **{"base": None, part: section}))
+    assert not list((tmp_path / "run").glob("seed-*"))
+
+
+@pytest.mark.parametrize("part", ["base", "mine"])
+def test_copies_of_other_bytes_are_found_by_the_part(tmp_path: Path, part: str) -> None:
+    spec = write_spec(tmp_path / "spec", cases=2, subsets=("existence",), seed=5)
+    pairs = write_pairs(tmp_path, {f"k{i}": [f"text {i}"] for i in range(4)})
+    for number, path in enumerate(sorted((spec / "existence" / "images").iterdir())):
+        Image.open(path).save(tmp_path / "images" / f"k{number}.png")
+    section = {**content(tmp_path)["mine"], "pairs": pairs} if part == "mine" else {"sources": [{"pairs": pairs}], **HOW}
+    judging = {"name": "spec", "root": str(spec), "subsets": ["existence"]}
+    with pytest.raises(DataError, match="4 of the images are in the evaluation set spec: 'k0' is .*the same picture"):
+        run_loop(job(tmp_path, **{"base": None, part: section, "benchmarks": [judging], "gates": []}))

@@ -45,13 +45,14 @@ def gate(outcome: str, needed: int | None) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, seeds: int = 1, spread: bool = True) -> BeautifulSoup:
+def write(folder: Path, seeds: int = 1, spread: bool = True, steps: int = 9) -> BeautifulSoup:
     arms = {
         arm: {"overall": "pass", "metrics": {n: row(n, delta) for n in NAMES}, "gates": []}
         for arm, delta in (("hard", 0.3), ("plain", 0.1))
     }
     arms["hard"]["gates"], arms["plain"]["gates"] = [gate("inconclusive", 512)], [gate("pass", None)]
     one = {"arms": arms, "against": {"plain": {n: row(n, 0.2) for n in NAMES}}, "chance": dict.fromkeys(NAMES, 0.125)}
+    one["steps"] = {"hard": 9, "plain": steps}
     changes = {"deltas": [0.1, 0.3], "mean": 0.2, "ci": [0.07, 0.33], "p": 0.021}
     if not spread:
         changes = {"deltas": [0.2, 0.2], "mean": 0.2, "ci": None, "p": None}
@@ -116,6 +117,12 @@ def test_several_seeds_speak_first(tmp_path: Path) -> None:
 def test_seeds_that_agree_have_a_dash(tmp_path: Path) -> None:
     naming = texts(write(tmp_path / "run", seeds=2, spread=False).select("#method table")[0])
     assert naming[1] == ["Naming", "+20.0 –", "+20.0 –"]
+
+
+@pytest.mark.parametrize(("steps", "times"), [(9, 3), (8, 0)])
+def test_steps_are_called_equal_where_they_are(tmp_path: Path, steps: int, times: int) -> None:
+    text = write(tmp_path / "run", seeds=2, steps=steps).get_text()
+    assert text.lower().count("after equally many steps") == times
 
 
 def test_metrics_stand_by_benchmark_and_their_mean_last() -> None:
