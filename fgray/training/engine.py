@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +51,6 @@ class Engine:
         compute: ZeRO stage and precision.
         device: "cpu", "cuda" or "cuda:N".
         steps: length of the training, for the schedule.
-        deepspeed: further keys of DeepSpeed's configuration.
 
     Attributes:
         trainable: as given.
@@ -75,7 +73,6 @@ class Engine:
         compute: TrainCompute,
         device: str,
         steps: int,
-        deepspeed: Mapping[str, Any] | None = None,
     ) -> None:
         self.trainable, self.device, self.stage = trainable, torch.device(device), compute.zero
         if compute.precision == "fp16" and self.device.type == "cpu":
@@ -88,8 +85,7 @@ class Engine:
         trainable.module.to(self.device)
         self._weights = trainable.module.named_weights()
         inner = make_optimizer(self._weights, optimizer)
-        settings = self._settings() | dict(deepspeed or {})
-        self.wrapped: Any = _initialise(trainable.module, inner, settings, self.device)
+        self.wrapped: Any = _initialise(trainable.module, inner, self._settings(), self.device)
         if self.world == 1 and not self.stage:
             self.wrapped.enable_backward_allreduce = False  # it would copy every gradient twice to add up a single one
         self.loss_scale = _FIRST_LOSS_SCALE if compute.precision == "fp16" else None

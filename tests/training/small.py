@@ -19,14 +19,21 @@ from fgray.training.engine import Engine
 from fgray.training.model import build_trainable
 
 PAIRS, NEGATIVE_TEXTS, NEGATIVE_IMAGES = 12, 4, 1
-# Small parameters are cut, too: DeepSpeed's default would leave nearly all of a tiny model whole.
-CUT_ALL = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
 SGD = OptimizerConfig(name="sgd", lr=0.02, warmup_steps=0, schedule="constant", clip_grad_norm=20.0)
 SETTINGS: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
+
+
+class CutAll(Engine):
+    """At stage 3 cuts small parameters, too: DeepSpeed's default would leave nearly all of a tiny model whole."""
+
+    def _settings(self) -> dict[str, Any]:
+        settings = super()._settings()
+        settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return settings
 
 
 def architecture(folder: Path, settings: dict[str, Any] = SETTINGS, **vision: Any) -> OpenClipModel:
@@ -62,7 +69,7 @@ def engine(model: OpenClipModel, zero: int = 0, optimizer: OptimizerConfig = SGD
     """Return a model in an engine; every parameter is cut at stage 3."""
     trainable = build_trainable(model, precision=precision, **options)
     compute = TrainCompute.model_validate({"zero": zero, "precision": precision})
-    return Engine(trainable, optimizer, compute, "cpu", 20, CUT_ALL if zero == 3 else None)
+    return CutAll(trainable, optimizer, compute, "cpu", 20)
 
 
 def full_gradients(engine: Engine) -> dict[str, Tensor]:
