@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 
 from fgray.benchmarks.annotated_boxes import AnnotatedBox, annotated_boxes
 from fgray.benchmarks.base import BenchmarkInfo, Published
-from fgray.benchmarks.files import find_file, find_images, open_case_images, sha256_hex
+from fgray.benchmarks.files import find_file, find_images, open_case_images, read_json, sha256_hex
 from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream
 from fgray.benchmarks.prompts import read_list
 from fgray.benchmarks.vild_prompts import VILD_TEMPLATES, class_prompts
@@ -164,19 +164,17 @@ class BoxClassification(FolderBenchmark):
         index = open_case_images(
             image_root, cache, dict.fromkeys(box.file_name for box in boxes), fix="unpack the images whole, or set images: FOLDER"
         )
-        notes = [f"{len(boxes):,} of {sum(map(len, found.boxes.values())):,} boxes have between 8² and 1024² square pixels"]
+        count = sum(map(len, found.boxes.values()))
+        notes = [f"{len(boxes):,} of {count:,} boxes are scored: the first hundred of a picture, of 8² to 1024² square pixels"]
         hashes = {"release": _release(found), "templates": _digest(templates)}
         return Upstream(self._cases(found, boxes, templates, where), index, hashes, notes)
 
     @staticmethod
     def _annotations(storage: Storage, path: str) -> CocoBoxes:
-        try:
-            return read_panoptic(storage, path)
-        except DataError as problem:
-            try:
-                return read_boxes(storage, path)
-            except DataError:
-                raise problem from None
+        content = read_json(storage, path)
+        annotations = content.get("annotations") if isinstance(content, dict) else None
+        instances = isinstance(annotations, list) and any(isinstance(one, dict) and "bbox" in one for one in annotations[:1])
+        return read_boxes(storage, path) if instances else read_panoptic(storage, path)
 
     def _templates(self, storage: Storage) -> list[str]:
         if self.templates is None:

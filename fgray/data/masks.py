@@ -49,8 +49,15 @@ def coco_mask(segmentation: Any, height: int, width: int, where: str) -> Mask:
     Polygons are filled by Pillow, whose outline may differ from COCO's own rasteriser by a pixel.
 
     Raises:
-        DataError: another form, or run lengths of another picture's size.
+        DataError: another form, a malformed one, or run lengths of another picture's size.
     """
+    try:
+        return _mask_of(segmentation, height, width, where)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"a malformed segmentation ({error})", where=where, fix="correct the annotation") from error
+
+
+def _mask_of(segmentation: Any, height: int, width: int, where: str) -> Mask:
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, str | bytes):
         canvas = Image.new("1", (width, height))
         draw = ImageDraw.Draw(canvas)
@@ -65,13 +72,13 @@ def coco_mask(segmentation: Any, height: int, width: int, where: str) -> Mask:
             raise DataError(what, where=where, fix="correct the annotation")
         counts = segmentation["counts"]
         runs = _decompress(counts.encode() if isinstance(counts, str) else counts) if isinstance(counts, str | bytes) else list(counts)
-        return _from_counts(runs, height, width)
+        return _from_counts(runs, height, width, where)
     raise DataError("a segmentation is neither polygons nor run lengths", where=where, fix="correct the annotation")
 
 
-def _from_counts(counts: Sequence[int], height: int, width: int) -> Mask:
+def _from_counts(counts: Sequence[int], height: int, width: int, where: str | None = None) -> Mask:
     if sum(counts) != height * width or any(count < 0 for count in counts):
-        raise DataError(f"run lengths do not fill a mask of {height} x {width}", fix="correct the annotation")
+        raise DataError(f"run lengths do not fill a mask of {height} x {width}", where=where, fix="correct the annotation")
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, np.asarray(counts, np.int64)).reshape((height, width), order="F")
 

@@ -31,7 +31,7 @@ class Compute:
 
     def numerics(self, source: ModelSource) -> dict[str, Any]:
         """Return the numerics class: equal classes give equal bytes, others agree to about 1e-5."""
-        packages = {name: _version(name) for name in ("torch", "pillow", "numpy", "transformers", "open_clip_torch", "timm")}
+        packages = {name: _version(name) for name in ("torch", "pillow", "numpy", "transformers", "open_clip_torch", "timm", "torchvision")}
         return {
             "device": device_name(self.device),
             "dtype": source.card.dtype,

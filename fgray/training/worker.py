@@ -16,7 +16,7 @@ from fgray.config.fingerprint import fingerprint
 from fgray.config.train import TrainClipJob
 from fgray.errors import DataError, RunError
 from fgray.losses.combine import CombinedLoss
-from fgray.losses.features import REGIONS, Inputs
+from fgray.losses.features import Inputs
 from fgray.runs import RunFolder
 from fgray.training.checkpoint import Checkpoints, Saved
 from fgray.training.damage import Damage, quarantine_table
@@ -109,7 +109,7 @@ class _Worker:
             max_pixels=job.data.max_pixels,
             tolerant=job.data.max_corrupt_fraction > 0,
             cache_bytes=CACHE_BYTES,
-            regions=job.regions if self.loss.needs & set(REGIONS) else None,
+            regions=job.regions,  # also where no term reads them: ablations see the same pictures
             wanted=self.loss.needs,
         )
 

@@ -52,10 +52,21 @@ def test_a_polygon_is_filled() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"size": [3, 3], "counts": [3, 2]}, {"size": [2, 3], "counts": [6]}, "text", [[1, 2, 3]], {"size": [3, 3]}]
+    "bad",
+    [
+        {"size": [3, 3], "counts": [3, 2]},
+        {"size": [2, 3], "counts": [6]},
+        "text",
+        [[1, 2, 3]],
+        {"size": [3, 3]},
+        {"size": [3, 3], "counts": "с"},  # a Cyrillic letter
+        {"size": [3, 3], "counts": "abc"},
+        {"size": [3, 3], "counts": ["q"]},
+        [["a"] * 6],
+    ],
 )
 def test_bad_segmentations_are_refused(bad: object) -> None:
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="here"):
         coco_mask(bad, 3, 3, "here")
 
 

@@ -109,3 +109,14 @@ def test_proposals_need_captions_only_where_a_loss_reads_them(tmp_path: Path) ->
     fgray.train(config_from_text(json.dumps(content), "job.yaml"))
     rows = [json.loads(line) for line in (tmp_path / "other" / "log.jsonl").read_text().splitlines()]
     assert [row["regions"] for row in rows] == [4.0, 4.0]
+
+
+def test_the_global_term_alone_sees_the_pictures_that_the_other_terms_see(tmp_path: Path) -> None:
+    """Else an ablation would compare ways of resizing, too: pictures with regions are squashed, the model by itself crops."""
+    found = {}
+    for terms in ("gc", "gc+sd+rc"):
+        content = job(tmp_path / terms, "run", steps=1, losses=[{"name": "fineclip", "terms": terms}], checkpoints={"every_steps": 1})
+        fgray.train(config_from_text(json.dumps(content), "job.yaml"))
+        row = json.loads((tmp_path / terms / "run" / "log.jsonl").read_text().splitlines()[0])
+        found[terms] = row.get("loss/fineclip/gc", row["loss"])
+    assert found["gc"] == pytest.approx(found["gc+sd+rc"], abs=1e-6)
