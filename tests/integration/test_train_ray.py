@@ -22,6 +22,7 @@ pytestmark = pytest.mark.timeout(900)  # Ray starts up to five times in a test
 
 STEPS = 40  # long enough to be hit in the middle
 COMPUTE = {"runner": "ray", "workers": 2, "zero": 2}
+SGD = {"name": "sgd", "lr": 0.01, "warmup_steps": 2}  # AdamW divides by the gradient's size, and so magnifies rounding
 ON_TWO_NODES = """
 import sys, threading, time
 from pathlib import Path
@@ -63,6 +64,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     command = Command(folder, job(folder, "run"))
     command.run()
     yield command
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """The same steps by SGD in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    command = Command(folder, job(folder, "run", optimizer=SGD, compute={"runner": "serial"}))
+    command.run()
+    return command
+
+
+def assert_close(command: Command, alone: Command) -> None:
+    ours, theirs = command.rows(), alone.rows()
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for own, other in zip(ours, theirs, strict=True):
+        assert own["loss"] == pytest.approx(other["loss"], abs=1e-5, rel=1e-5)
+    weights = command.weights()
+    for name, value in alone.weights().items():
+        torch.testing.assert_close(weights[name], value, atol=1e-5, rtol=1e-5)
 
 
 def assert_equal(command: Command, whole: Command) -> None:
@@ -124,18 +144,21 @@ def test_a_killed_worker_and_a_killed_driver_cost_steps_not_results(whole: Comma
     assert_equal(command, whole)
 
 
-def test_with_a_node_lost_fewer_workers_go_on(tmp_path: Path) -> None:
-    optimizer = {"name": "sgd", "lr": 0.01, "warmup_steps": 2}  # AdamW divides by the gradient's size, and so magnifies rounding
-    alone = Command(tmp_path, job(tmp_path, "alone", optimizer=optimizer, compute={"runner": "serial"}))
-    alone.run()
-    command = Command(tmp_path, job(tmp_path, "run", optimizer=optimizer, compute={**COMPUTE, "min_workers": 1}))
+def test_with_a_node_lost_fewer_workers_go_on(alone: Command, tmp_path: Path) -> None:
+    command = Command(tmp_path, job(tmp_path, "run", optimizer=SGD, compute={**COMPUTE, "min_workers": 1}))
     assert "lost a node" in lose_a_node(command, 12)
-    ours, theirs = command.rows(), alone.rows()
-    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
-    for own, other in zip(ours, theirs, strict=True):
-        assert own["loss"] == pytest.approx(other["loss"], abs=1e-5, rel=1e-5)
-    for name, value in alone.weights().items():
-        torch.testing.assert_close(command.weights()[name], value, atol=1e-5, rtol=1e-5)
+    assert_close(command, alone)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("workers", "zero", "micro_batch"), [(2, 0, None), (2, 1, 2), (2, 3, None), (3, 2, 2)])
+def test_workers_stages_and_cached_features_give_what_one_process_gives(
+    alone: Command, tmp_path: Path, workers: int, zero: int, micro_batch: int | None
+) -> None:
+    compute = {"runner": "ray", "workers": workers, "zero": zero, "micro_batch": micro_batch}
+    command = Command(tmp_path, job(tmp_path, "run", optimizer=SGD, compute=compute))
+    command.run()
+    assert_close(command, alone)
 
 
 @pytest.mark.chaos
