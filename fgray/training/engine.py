@@ -168,10 +168,12 @@ class Engine:
 
     def _step_whole(self) -> float | None:
         """Step at stage 0, where DeepSpeed would neither report the norm nor keep a broken gradient from the weights."""
-        gradients = [weight.grad for weight in self._weights.values() if weight.grad is not None]
-        if self.loss_scale is not None:
-            torch._foreach_mul_(gradients, 1 / self.loss_scale)
         weights = [weight for weight in self._weights.values() if weight.requires_grad]
+        for weight in weights:
+            if weight.grad is None:  # no loss reads it: DeepSpeed's other stages, and its sums over ranks, take that as zero, and decay it
+                weight.grad = torch.zeros_like(weight)
+        if self.loss_scale is not None:
+            torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], 1 / self.loss_scale)
         norm = float(nn.utils.clip_grad_norm_(weights, self._config.clip_grad_norm or float("inf")))
         if norm == norm and norm != float("inf"):
             self.wrapped.step()
