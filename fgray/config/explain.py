@@ -87,10 +87,14 @@ class _Explainer:
 
     def _sections(self, path: Path) -> list[type[BaseModel]]:
         """Return the models that may stand at a path; a union is narrowed by its tag where that is known."""
-        models, value = _narrowed(self.roots, self.values), self.values
+        models, value, keyed = _narrowed(self.roots, self.values), self.values, False
         for part in path:
-            if isinstance(part, str):
-                models = [found for model in models if part in model.model_fields for found in _models(model.model_fields[part].annotation)]
+            if keyed:  # a name of the user's own choice: what stands under it was found with the mapping
+                keyed = False
+            elif isinstance(part, str):
+                annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+                models = [found for annotation in annotations for found in _models(annotation)]
+                keyed = any(typing.get_origin(annotation) is dict for annotation in annotations)
             value = _child(value, part)
             models = _narrowed(models, value)
         return models
@@ -102,10 +106,10 @@ def _narrowed(models: list[type[BaseModel]], value: Any) -> list[type[BaseModel]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models that an annotation allows, through Annotated, unions and lists."""
+    """Return the models that an annotation allows, through Annotated, unions, lists and mappings of free keys."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if typing.get_origin(annotation) in (Annotated, Union, types.UnionType, list):
+    if typing.get_origin(annotation) in (Annotated, Union, types.UnionType, list, dict):
         return [model for item in typing.get_args(annotation) for model in _models(item)]
     return []
 
