@@ -23,6 +23,7 @@ from fgray.benchmarks.files import find_file, find_images, open_case_images, rea
 from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream
 from fgray.benchmarks.prompts import read_list
 from fgray.benchmarks.vild_prompts import VILD_TEMPLATES, class_prompts
+from fgray.config.places import UnderRoot
 from fgray.data.cases import CaseSet
 from fgray.data.coco_boxes import CocoBoxes, read_boxes, read_panoptic
 from fgray.data.index import image_key
@@ -90,10 +91,12 @@ class BoxClassification(FolderBenchmark):
     crop_size: int = Field(224, ge=1, description="side of a crop in px: the model's own input size")
     resize: Resize | None = Field(None, description="squash or letterbox; default: the protocol's")
     enlarge: float = Field(_ENLARGE, ge=1, description="a crop of a thing is its box enlarged so many times about its centre")
-    annotations: str | None = Field(None, description="panoptic or instances JSON, relative to root; default: the usual names")
-    segments: str | None = Field(None, description="folder of the panoptic PNGs, relative to root; default: beside the JSON, by its name")
-    images: str | None = Field(None, description="folder of the images, relative to root or of its own; default: the usual names")
-    templates: str | list[str] | None = Field(None, description="prompts with {} and {article}: a list or a file; default: ViLD's 63")
+    annotations: UnderRoot | None = Field(None, description="panoptic or instances JSON, relative to root; default: the usual names")
+    segments: UnderRoot | None = Field(
+        None, description="folder of the panoptic PNGs, relative to root; default: beside the JSON, by its name"
+    )
+    images: UnderRoot | None = Field(None, description="folder of the images, relative to root or of its own; default: the usual names")
+    templates: UnderRoot | list[str] | None = Field(None, description="prompts with {} and {article}: a list or a file; default: ViLD's 63")
 
     @field_validator("modes", "sets")
     @classmethod

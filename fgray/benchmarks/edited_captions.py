@@ -7,7 +7,7 @@ reports: where a language model without the image does as well, nothing was seen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pyarrow.compute as pc
 from pydantic import Field
@@ -15,6 +15,7 @@ from pydantic import Field
 from fgray.benchmarks.base import BenchmarkInfo, LoadedBenchmark
 from fgray.benchmarks.layout import BenchmarkOptions, Row
 from fgray.benchmarks.pairs import load_pairs
+from fgray.config.places import Place
 from fgray.config.schema import BenchmarkConfig
 from fgray.data.cases import CaseSet
 from fgray.data.negatives import read_negatives
@@ -39,7 +40,9 @@ class EditedCaptions(BenchmarkOptions):
         primary=(_ALL,),
     )
 
-    negatives: str = Field(description="run folder or negatives.parquet of a text_negatives job")
+    negatives: Annotated[str, Place(parts=("negatives.parquet",))] = Field(
+        description="run folder or negatives.parquet of a text_negatives job"
+    )
     pairs: BenchmarkConfig = Field(description="the photographs and captions that it was made from, as in that job")
     ties: Ties = Field("wrong", description="what an exact tie of caption and negative counts as")
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from fgray.benchmarks.base import LoadedBenchmark, open_benchmark
-from fgray.config.schema import BenchmarkConfig
+from fgray.config.places import Input
+from fgray.config.schema import BenchmarkConfig, Section
 from fgray.data.cases import CaseSet
 from fgray.data.index import INDEX_SCHEMA, ImageIndex, open_images
 from fgray.data.pairs import PAIR_SCHEMA, PairSet, read_pairs
@@ -17,6 +19,12 @@ from fgray.errors import ConfigError, DataError
 
 FILE = "file"  # in place of a benchmark's name
 Pair = tuple[str | None, str | None, str | None]
+
+
+class FileOptions(Section):
+    """Options of pairs from a file."""
+
+    images: Input | None = Field(None, description="folder of the images; without it nothing can be embedded or shown")
 
 
 def load_pairs(config: BenchmarkConfig, root: str | None, cache: str, limit: int | None = None) -> PairSet:
@@ -67,10 +75,9 @@ def _right_answers(cases: Sequence[Mapping[str, Any]], names: CaseSet) -> Iterat
 
 
 def _from_file(config: BenchmarkConfig, cache: str) -> PairSet:
-    options = dict(config.options)
-    images = options.pop("images", None)
-    if options:
-        raise ConfigError(f"pairs from a file have no option '{next(iter(options))}'", where="pairs", fix="give root and images")
+    if unknown := [name for name in config.options if name not in FileOptions.model_fields]:
+        raise ConfigError(f"pairs from a file have no option '{unknown[0]}'", where="pairs", fix="give root and images")
+    images = config.options.get("images")
     if config.root is None:
         raise ConfigError("pairs from a file need its address", where="pairs.root", fix="name a Parquet file with columns image, text")
     table = read_pairs(config.root)

@@ -16,6 +16,7 @@ from fgray.benchmarks.base import BenchmarkInfo, Published
 from fgray.benchmarks.captions import Captioned, read_captions
 from fgray.benchmarks.files import find_file, find_images, open_case_images, sha256_hex
 from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream
+from fgray.config.places import UnderRoot
 from fgray.data.cases import CaseSet
 from fgray.data.index import image_key
 from fgray.metrics.spec import AnyMetric, Metric
@@ -155,8 +156,8 @@ class Retrieval(FolderBenchmark):
 
     dataset: Dataset = Field("captions", description="which data set; captions: a plain captions.jsonl with {image, split, captions}")
     split: str = Field("test", description="which split")
-    annotations: str | None = Field(None, description="caption file, relative to root; default: the data set's usual names")
-    images: str | None = Field(None, description="folder of the images, relative to root or of its own; default: the usual names")
+    annotations: UnderRoot | None = Field(None, description="caption file, relative to root; default: the data set's usual names")
+    images: UnderRoot | None = Field(None, description="folder of the images, relative to root or of its own; default: the usual names")
 
     def facts(self) -> BenchmarkInfo:
         """Return the chosen data set's facts."""

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from fgray.benchmarks.base import BenchmarkInfo, Published
 from fgray.benchmarks.files import find_file, find_images, open_case_images, parse_json, sha256_hex
 from fgray.benchmarks.layout import FolderBenchmark, Row, Upstream
+from fgray.config.places import UnderRoot
 from fgray.data.cases import CaseSet
 from fgray.data.index import image_key
 from fgray.errors import DataError, did_you_mean
@@ -91,7 +92,9 @@ class SugarCrepe(FolderBenchmark):
     categories: tuple[str, ...] = Field(
         CATEGORIES, min_length=1, description="categories to evaluate; a group's average needs the whole group"
     )
-    images: str | None = Field(None, description="folder of COCO val2017, relative to root or of its own; default: images, val2017, …")
+    images: UnderRoot | None = Field(
+        None, description="folder of COCO val2017, relative to root or of its own; default: images, val2017, …"
+    )
     ties: Ties = Field("wrong", description="what an exact tie of caption and negative counts as; the official code says wrong")
 
     @field_validator("categories")

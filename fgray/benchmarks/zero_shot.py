@@ -17,6 +17,7 @@ from fgray.benchmarks.files import open_case_images, read_bytes, text_lines
 from fgray.benchmarks.layout import FolderBenchmark, Upstream
 from fgray.benchmarks.prompts import DEFAULT_TEMPLATES, name_classes, prompt_texts, prompts_hash, read_list
 from fgray.benchmarks.wds_classification import read_wds
+from fgray.config.places import UnderRoot
 from fgray.data.cases import CaseSet
 from fgray.data.index import ImageIndex, image_key, list_images
 from fgray.errors import DataError
@@ -68,10 +69,12 @@ class ZeroShot(FolderBenchmark):
         "custom", pattern=r"^[A-Za-z0-9_.-]+$", description="name in the metrics; CLIP_benchmark's names bring its numbers"
     )
     split: str = Field("test", description="which split of a WebDataset folder")
-    classes: str | list[str] | dict[str, str] | None = Field(
+    classes: UnderRoot | list[str] | dict[str, str] | None = Field(
         None, description="a list in class order, {folder: name}, or a file (.json, .txt, FILE.json#KEY); default: the folders' names"
     )
-    templates: str | list[str] | None = Field(None, description="prompt templates with {c}: a list or a file; default: 'a photo of a {c}.'")
+    templates: UnderRoot | list[str] | None = Field(
+        None, description="prompt templates with {c}: a list or a file; default: 'a photo of a {c}.'"
+    )
     pattern: str | None = Field(
         None, description="regular expression on an image's path with a group 'index' (position in classes) or 'name' (class folder)"
     )

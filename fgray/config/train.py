@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from fgray.config.places import Input, Place
 from fgray.config.schema import BenchmarkConfig, Count, DataConfig, Dtype, ModelConfig, Section, StoredJob, bare_names
 
 
@@ -27,8 +28,8 @@ class LossConfig(Section):
 class RegionSource(Section):
     """Regions of a source's images, with captions."""
 
-    boxes: str = Field(description="COCO's instances or proposals (JSON), or Parquet with columns image, x, y, w, h (pixels) and text")
-    captions: str | None = Field(None, description="FineCLIP's region captions (JSON); null: the Parquet file's own, or the template")
+    boxes: Input = Field(description="COCO's instances or proposals (JSON), or Parquet with columns image, x, y, w, h (pixels) and text")
+    captions: Input | None = Field(None, description="FineCLIP's region captions (JSON); null: the Parquet file's own, or the template")
     template: str | None = Field(
         "a photo of a {}", description="caption of a COCO box, with its category's name in place of {}; null: boxes without captions"
     )
@@ -38,7 +39,9 @@ class TrainSource(Section):
     """Image-text pairs to train on, with their hard negatives and regions."""
 
     pairs: BenchmarkConfig = Field(description="image-text pairs: a benchmark whose right answers are the pairs, or {name: file, root: …}")
-    negatives: list[str] = Field(default_factory=list, description="run folders or negatives.parquet of mine and text_negatives jobs")
+    negatives: list[Annotated[str, Place(parts=("negatives.parquet",))]] = Field(
+        default_factory=list, description="run folders or negatives.parquet of mine and text_negatives jobs"
+    )
     cases: bool = Field(False, description="the wrong candidates of the benchmark's cases are hard negatives, too (SPEC-style sets)")
     regions: RegionSource | None = Field(None, description="regions of the images, for losses that read them; null: none")
     share: float = Field(1.0, gt=0, description="share of every batch, relative to the other sources")

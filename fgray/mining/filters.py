@@ -100,7 +100,7 @@ def build_filters(configs: Sequence[NamedConfig], directions: Sequence[Direction
     chain: list[tuple[str, Filter]] = []
     for number, config in enumerate(configs):
         where = f"filters.{number}"
-        built = _build(config, where)
+        built = build_filter(config, where)
         if any(name == config.name for name, _ in chain):
             raise ConfigError(f"filter '{config.name}' stands twice", where=where, fix="keep one of them")
         if chain and chain[-1][0] == "num_negatives":
@@ -135,7 +135,16 @@ def checked_chain(job: MineJob) -> list[tuple[str, Filter]]:
     return chain
 
 
-def _build(config: NamedConfig, where: str) -> Filter:
+def build_filter(config: NamedConfig, where: str) -> Filter:
+    """Return the filter that a section names.
+
+    Args:
+        config: its name and options.
+        where: where the section stands.
+
+    Raises:
+        ConfigError: there is no such filter, or it has no such option.
+    """
     kind = FILTERS.get(config.name) if config.name in FILTERS.names() else None
     if kind is None:
         raise ConfigError(f"no filter is called '{config.name}'", where=where, fix=did_you_mean(config.name, FILTERS.names()))
