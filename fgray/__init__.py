@@ -21,6 +21,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "build_shards",
+    "cluster_down",
+    "cluster_status",
+    "cluster_up",
     "compare",
     "convert",
     "doctor",
@@ -53,6 +56,9 @@ __all__ = [
 if TYPE_CHECKING:
     from fgray.verbs import (
         build_shards,
+        cluster_down,
+        cluster_status,
+        cluster_up,
         compare,
         convert,
         doctor,

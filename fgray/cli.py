@@ -13,6 +13,7 @@ import typer
 
 import fgray
 from fgray import cli_output as show
+from fgray.cli_cluster import app as cluster_app
 from fgray.errors import FgrayError
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ store = typer.Typer(help="Look after a result store.", no_args_is_help=True, ric
 app.add_typer(shards, name="shards")
 app.add_typer(listing, name="list")
 app.add_typer(store, name="store")
+app.add_typer(cluster_app, name="cluster")
 
 Config = Annotated[str, typer.Argument(help="YAML file of the job, or its s3:// address.")]
 Overrides = Annotated[

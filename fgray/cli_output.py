@@ -13,6 +13,7 @@ from fgray.errors import ConfigError
 
 if TYPE_CHECKING:
     from fgray.evaluation.compare import Comparison
+    from fgray.launch.clusters.lifecycle import ClusterStatus
 
 
 def result(value: Any) -> None:
@@ -66,6 +67,18 @@ def scores(rows: Sequence[Any]) -> None:
 def findings(rows: Sequence[Any]) -> None:
     """Print what `doctor` found."""
     table([row._asdict() for row in rows])
+
+
+def cluster(status: ClusterStatus) -> bool:
+    """Print a cluster's state; return whether it runs."""
+    if not status.running:
+        print(status.problem)
+        return False
+    print(f"the cluster '{status.name}' runs at {status.address}")
+    table(status.nodes)
+    for line in status.demand:
+        print(f"asked for, not placed: {line}")
+    return True
 
 
 def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str] | None = None) -> None:

@@ -29,8 +29,10 @@ LAYERS = [
     ("loop",),
     ("bench",),
     ("launch",),
+    ("listings",),
     ("verbs",),
     ("cli_output",),
+    ("cli_cluster",),
     ("cli",),
     ("__main__",),
 ]
