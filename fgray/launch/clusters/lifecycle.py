@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fgray.errors import ConfigError, RunError
-from fgray.launch.clusters import dashboard, local_nodes
+from fgray.launch.clusters import clouds, dashboard, local_nodes
 from fgray.launch.clusters.file import ClusterFile
 from fgray.launch.clusters.state import token_file
 
 __all__ = ["ClusterStatus", "down", "reach", "status", "token_file", "up"]
+
+CLOUDS = (*clouds.RAY_CLOUDS, "kuberay")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ def up(file: ClusterFile) -> str:
             return f"the cluster '{file.name}' runs at {address}; fgray does not start it"
     if file.provider == "external":
         return f"the cluster '{file.name}' runs; its dashboard is {local_nodes.start(file)}, its token is in {token_file(file)}"
+    if file.provider in CLOUDS:
+        clouds.start(file)
+        return f"the cluster '{file.name}' is started; `fgray cluster status {file.path}` looks at it"
     raise _unknown(file)
 
 
@@ -68,6 +73,9 @@ def down(file: ClusterFile) -> str:
         raise RunError(f"the cluster '{file.name}' was not started by fgray", where=file.path, fix="stop it where it was started")
     if file.provider == "external":
         return f"the cluster '{file.name}' " + ("is stopped" if local_nodes.stop(file) else "was not running")
+    if file.provider in CLOUDS:
+        clouds.stop(file)
+        return f"the cluster '{file.name}' is stopped"
     raise _unknown(file)
 
 
@@ -91,6 +99,9 @@ def reach(file: ClusterFile) -> Iterator[str]:
         if not local_nodes.is_alive(file, state):
             raise RunError(f"the cluster '{file.name}' is half dead", where=file.path, fix=f"`fgray cluster up {file.path}` mends it")
         yield str(state["address"])
+    elif file.provider in CLOUDS:
+        with clouds.tunnel(file) as address:
+            yield address
     else:
         raise _unknown(file)
 
