@@ -107,6 +107,58 @@ def test_variables_count_by_their_value(monkeypatch: pytest.MonkeyPatch) -> None
     assert of(BASE, "limit=${FGRAY_TEST_LIMIT}") == of(BASE, "limit=5") == of(BASE, "limit=${FGRAY_TEST_OTHER:5}")
 
 
+TRAIN = {
+    "job": "train_clip",
+    "name": "t",
+    "model": {"kind": "trained", "path": "runs/base"},
+    "sources": [
+        {
+            "pairs": {"name": "file", "root": "data/pairs.parquet", "images": "data/images"},
+            "negatives": ["runs/mined", "runs/edited"],
+            "regions": {"boxes": "data/boxes.json", "captions": "data/captions.json"},
+        }
+    ],
+    "regions": {},
+    "losses": ["fineclip"],
+    "disjoint_from": [{"name": "retrieval", "root": "data/flickr8k"}],
+    "selection": {"benchmarks": [{"name": "retrieval", "root": "data/flickr8k", "split": "val"}], "metric": "m", "every_steps": 1},
+    "steps": 2,
+    "output": "runs/t",
+}
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "model.path=s3://bucket/base",
+        "sources.0.pairs.root=s3://bucket/pairs.parquet",
+        "sources.0.pairs.images=s3://bucket/images",
+        "sources.0.negatives=[/moved/mined, /moved/edited]",
+        "sources.0.regions.boxes=files/boxes.json",
+        "sources.0.regions.captions=files/captions.json",
+        "disjoint_from.0.root=files/flickr8k",
+        "selection.benchmarks.0.root=files/flickr8k",
+    ],
+)
+def test_moved_training_data_mean_the_same(assignment: str) -> None:
+    assert of(TRAIN, assignment) == of(TRAIN)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "sources.0.pairs.name=retrieval",
+        "sources.0.negatives=[runs/mined]",
+        "sources.0.regions.captions=null",
+        "regions.most=3",
+        "selection.benchmarks.0.split=test",
+        "disjoint_from=[]",
+    ],
+)
+def test_what_is_trained_on_is_meaning(assignment: str) -> None:
+    assert of(TRAIN, assignment) != of(TRAIN)
+
+
 LOOP = {
     "job": "loop",
     "name": "l",

@@ -42,3 +42,17 @@ def test_two_workers_are_one(tmp_path: Path, name: str) -> None:
     ours = one.weights()
     for key, value in two.weights().items():
         torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.chaos
+def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    changes = {"steps": 12, "checkpoints": {"every_steps": 2, "keep": 2}, "compute": {"runner": "ray", "workers": 2, "zero": 2}}
+    whole, killed = (Command(tmp_path / name, job(tmp_path / name, "run", **changes)) for name in ("whole", "killed"))
+    whole.run()
+    killed.kill_after(4)
+    assert killed.checkpoints()[-1] < 12
+    killed.run()
+    assert killed.rows() == whole.rows() and len(whole.rows()) == 12
+    theirs = whole.weights()
+    for key, value in killed.weights().items():
+        assert torch.equal(theirs[key], value), key
