@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fgray.config.schema import Job
+from fgray.engine.live import live_progress
 from fgray.errors import FgrayError, NotFound, RunError
 from fgray.runs import RunFolder, refuse_other_run
 from fgray.storage import Storage
@@ -40,7 +41,8 @@ def open_run(job: Job) -> Iterator[RunFolder]:
     refuse_other_run(folder, job)
     with run_lease(folder.storage):
         refuse_other_run(folder, job)  # it may have come and gone since
-        yield folder
+        with live_progress(folder, job):
+            yield folder
 
 
 @contextmanager

@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from fgray.engine.live import live
 from fgray.engine.stages import Receipt, Stage
 
 LINE_SECONDS = 5.0  # between plain lines
@@ -28,6 +29,11 @@ class Progress:
         stages: the pipeline, for the limiting stage.
         stored: items that were already in the store.
         task: what is done to them, as the bar says.
+        errors: committed items that carry an error.
+        lost: attempts that died with their worker or node, and were done again.
+        busy: stage -> seconds of its workers.
+        by_kind: request kind -> its items ("items") and the seconds that each stage was busy with them.
+        nodes: node -> committed units, where receipts name one.
     """
 
     units: int
@@ -37,13 +43,20 @@ class Progress:
     task: str = "embedding"
     done_units: int = 0
     done_items: int = 0
+    errors: int = 0
     splits: int = 0
+    lost: int = 0
     first_commit_seconds: float | None = None
+    running_seconds: float = 0.0
     busy: dict[str, float] = field(default_factory=dict)
+    by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
+    nodes: dict[str, int] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._start = self._spoke = time.monotonic()
+        self._live = live()
+        self._tell()
         self._bar: RichProgress | None = None
         if sys.stderr.isatty():
             columns = (
@@ -65,6 +78,7 @@ class Progress:
             self._bar.stop()
         elif self.units and kind is None:
             self._say(self._line())
+        self.running_seconds = time.monotonic() - self._start
 
     def committed(self, kind: str, items: int, receipt: Receipt) -> None:
         """Count a committed unit of a request kind."""
@@ -73,20 +87,28 @@ class Progress:
             self.first_commit_seconds, self._first_items = now - self._start, items
         self.done_units += 1
         self.done_items += items
+        self.errors += receipt.errors
+        one = self.by_kind.setdefault(kind, {"items": 0})
+        one["items"] += items
         for stage, seconds in receipt.seconds.items():
             self.busy[stage] = self.busy.get(stage, 0.0) + seconds
-        self.log.append(
-            json.dumps(
-                {
-                    "event": "unit",
-                    "kind": kind,
-                    "items": items,
-                    "errors": receipt.errors,
-                    "seconds": _rounded(receipt.seconds),
-                    "at": round(now - self._start, 3),
-                }
-            )
-        )
+            one[stage] = one.get(stage, 0.0) + seconds
+        row: dict[str, Any] = {
+            "event": "unit",
+            "kind": kind,
+            "items": items,
+            "errors": receipt.errors,
+            "seconds": _rounded(receipt.seconds),
+        }
+        node = getattr(receipt, "node", None)
+        if node:
+            self.nodes[node] = self.nodes.get(node, 0) + 1
+            row["node"] = node
+        if lost := getattr(receipt, "lost", 0):
+            self.lost += lost
+            row["lost"] = lost
+        self.log.append(json.dumps({**row, "at": round(now - self._start, 3)}))
+        self._tell()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done_items, detail=f"{self.done_units}/{self.units} units, {self._detail()}")
         elif now - self._spoke > LINE_SECONDS:
@@ -97,7 +119,9 @@ class Progress:
         """Count a unit that was given up and will run again in halves."""
         self.splits += 1
         self.units += 1
-        self.log.append(json.dumps({"event": "split", "items": items, "reason": reason}))
+        at = round(time.monotonic() - self._start, 3)
+        self.log.append(json.dumps({"event": "split", "items": items, "reason": reason, "at": at}))
+        self._tell()
         self._say(f"a unit of {items} items was given up and is split ({reason})")
 
     def limiting_stage(self) -> str:
@@ -114,6 +138,34 @@ class Progress:
         if self.done_units > 1 and self.first_commit_seconds is not None:
             elapsed, items = elapsed - self.first_commit_seconds, items - self._first_items
         return items / elapsed if elapsed > 0 else 0.0
+
+    def measured(self) -> dict[str, Any]:
+        """Return what run.json says under "timing" of the run's speed: seconds of workers, not of the clock, by kind and stage."""
+        return {
+            "running_seconds": round(self.running_seconds, 3),
+            "items_per_second": round(self.rate(), 3),
+            "workers": {stage.name: stage.workers for stage in self.stages},
+            "by_kind": {kind: _rounded(one) for kind, one in self.by_kind.items()},
+            "nodes": dict(self.nodes),
+        }
+
+    def _tell(self) -> None:
+        """Pass the state on to the run's progress.json."""
+        if self._live is None:
+            return
+        rate = self.rate()
+        self._live.update(
+            task=self.task,
+            units={"done": self.done_units, "total": self.units},
+            items={"done": self.done_items, "total": self.items, "stored": self.stored},
+            rate=round(rate, 3),
+            eta_seconds=round((self.items - self.done_items) / rate, 1) if rate else None,
+            limiting_stage=self.limiting_stage(),
+            errors=self.errors,
+            splits=self.splits,
+            lost=self.lost,
+            nodes=dict(self.nodes),
+        )
 
     def _detail(self) -> str:
         return f"{self.rate():.1f} items/s, limited by {self.limiting_stage()}"
