@@ -22,8 +22,10 @@ __version__ = "0.1.0"
 __all__ = [
     "build_shards",
     "cluster_down",
+    "cluster_manifest",
     "cluster_status",
     "cluster_up",
+    "cluster_validate",
     "compare",
     "convert",
     "doctor",
@@ -57,8 +59,10 @@ if TYPE_CHECKING:
     from fgray.verbs import (
         build_shards,
         cluster_down,
+        cluster_manifest,
         cluster_status,
         cluster_up,
+        cluster_validate,
         compare,
         convert,
         doctor,

@@ -10,7 +10,7 @@ import typer
 import fgray
 from fgray import cli_output as show
 
-app = typer.Typer(help="Start, stop and look at the cluster that a file describes.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Check, start, stop and look at the cluster that a file describes.", no_args_is_help=True, rich_markup_mode=None)
 
 ClusterFile = Annotated[str, typer.Argument(help="A cluster file.")]
 
@@ -47,3 +47,35 @@ def status(file: ClusterFile) -> None:
     """
     if not show.cluster(fgray.cluster_status(file)):
         sys.exit(1)
+
+
+@app.command("validate")
+def validate(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Cluster files.")]) -> None:
+    """Check cluster files without asking any network: exit status 1 where a problem is found; notes do not count.
+
+    Ray's own schema, names inside `provider` and `node_config`, open ports, authentication, images, maxima, prices, disks, secrets.
+
+    \b
+    Example:
+      fgray cluster validate cluster/*.yaml
+    """
+    checked = [fgray.cluster_validate(file) for file in files]
+    for each in checked:
+        print("\n".join(each.lines()))
+    if any(each.problems for each in checked):
+        sys.exit(1)
+
+
+@app.command("manifest")
+def manifest(
+    file: ClusterFile,
+    job: Annotated[str | None, typer.Option(metavar="CONFIG", help="A RayJob of this configuration, with a cluster of its own.")] = None,
+) -> None:
+    """Print the Kubernetes manifests (KubeRay) of a cluster file, or of one job.
+
+    \b
+    Examples:
+      fgray cluster manifest cluster/kuberay.yaml | kubectl apply -f -
+      fgray cluster manifest cluster/kuberay.yaml --job configs/eval/s3.yaml | kubectl apply -f -
+    """
+    print(fgray.cluster_manifest(file, job), end="")

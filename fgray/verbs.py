@@ -12,7 +12,7 @@ from fgray.config.loop import LoopJob
 from fgray.config.schema import DistractorsJob, EvalJob, Job, MineJob, ModelConfig, TextNegativesJob, TinyModel
 from fgray.config.train import TrainClipJob
 from fgray.errors import ConfigError
-from fgray.launch.clusters.verbs import cluster_down, cluster_status, cluster_up
+from fgray.launch.clusters.verbs import cluster_down, cluster_manifest, cluster_status, cluster_up, cluster_validate
 from fgray.launch.local import plan_job, run_local
 from fgray.launch.submit import submit
 from fgray.listings import list_benchmarks, list_filters, list_generators, list_losses, list_metrics, list_models
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 __all__ = [
     "build_shards",
     "cluster_down",
+    "cluster_manifest",
     "cluster_status",
     "cluster_up",
+    "cluster_validate",
     "compare",
     "convert",
     "doctor",
