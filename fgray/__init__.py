@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "RemoteJob",
     "build_shards",
     "cluster_down",
     "cluster_manifest",
@@ -38,6 +39,7 @@ __all__ = [
     "list_benchmarks",
     "list_filters",
     "list_generators",
+    "list_jobs",
     "list_losses",
     "list_metrics",
     "list_models",
@@ -47,7 +49,9 @@ __all__ = [
     "mine",
     "mine_distractors",
     "plan",
+    "remote_job",
     "report",
+    "resume",
     "schema",
     "score",
     "submit",
@@ -57,6 +61,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fgray.verbs import (
+        RemoteJob,
         build_shards,
         cluster_down,
         cluster_manifest,
@@ -75,6 +80,7 @@ if TYPE_CHECKING:
         list_benchmarks,
         list_filters,
         list_generators,
+        list_jobs,
         list_losses,
         list_metrics,
         list_models,
@@ -84,7 +90,9 @@ if TYPE_CHECKING:
         mine,
         mine_distractors,
         plan,
+        remote_job,
         report,
+        resume,
         schema,
         score,
         submit,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,9 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 import fgray
+from fgray import cli_jobs
 from fgray import cli_output as show
 from fgray.cli_cluster import app as cluster_app
-from fgray.errors import FgrayError
+from fgray.launch.entry import command_process
 
 app = typer.Typer(
     name="fgray",
@@ -36,6 +34,7 @@ store = typer.Typer(help="Look after a result store.", no_args_is_help=True, ric
 app.add_typer(shards, name="shards")
 app.add_typer(listing, name="list")
 app.add_typer(store, name="store")
+app.add_typer(cli_jobs.app)  # without a name: status, logs, stop, resume and jobs
 app.add_typer(cluster_app, name="cluster")
 
 Config = Annotated[str, typer.Argument(help="YAML file of the job, or its s3:// address.")]
@@ -51,30 +50,9 @@ Options = Annotated[
 
 def main() -> None:
     """Run the command line; a mistake that the user can mend is one line on standard error and exit status 1."""
-    signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal or pipe that is not UTF-8
     sys.path.append(str(Path.cwd()))  # so that `path: my_encoder:MyEncoder` finds a file beside where the command is typed
-    try:
+    with command_process():
         app()
-    except FgrayError as error:
-        if os.environ.get("FGRAY_DEBUG"):
-            raise
-        for line in (str(error), *getattr(error, "__notes__", ())):
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:  # e.g. standard output on a full disk
-        if os.environ.get("FGRAY_DEBUG"):
-            raise
-        where = f" [{error.filename}]" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}: FGRAY_DEBUG=1 shows where it happened", file=sys.stderr)
-        sys.exit(1)
-
-
-def _terminate(number: int, frame: object) -> None:
-    """End like an interrupt, which releases locks and stops workers: schedulers and spot machines ask so before they kill."""
-    sys.exit(128 + number)
 
 
 @app.command()
@@ -86,16 +64,26 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and plan, embed nothing; an image index and composed images stay in the store.")
     ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for a job on a cluster; `fgray logs -f` picks it up.")] = False,
 ) -> None:
     """Check, plan and run a job; the same command again resumes.
+
+    On a cluster, the job goes on whatever becomes of this command, whose exit status is the job's own.
 
     \b
     Examples:
       fgray submit configs/quickstart.yaml
       fgray submit configs/quickstart.yaml --set benchmarks.0.cases=5 --output runs/small
       fgray submit configs/eval/spec.yaml --set 'model={kind: tiny}' --dry-run
+      fgray submit configs/quickstart.yaml --cluster cluster/local-multinode.yaml
     """
-    show.result(fgray.submit(config, overrides or (), output=output, cluster=cluster, dry_run=dry_run))
+    result = fgray.submit(config, overrides or (), output=output, cluster=cluster, dry_run=dry_run)
+    if not isinstance(result, fgray.RemoteJob):
+        show.result(result)
+    elif detach:
+        print(result.id)
+    else:
+        cli_jobs.follow(result)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from fgray.errors import ConfigError
 if TYPE_CHECKING:
     from fgray.evaluation.compare import Comparison
     from fgray.launch.clusters.lifecycle import ClusterStatus
+    from fgray.launch.remote.server import JobState
 
 
 def result(value: Any) -> None:
@@ -79,6 +80,36 @@ def cluster(status: ClusterStatus) -> bool:
     for line in status.demand:
         print(f"asked for, not placed: {line}")
     return True
+
+
+def job_state(state: JobState) -> str:
+    """Return how a job on a cluster does, in a line, and in Ray's words why it never started."""
+    reason = f": {state.message.strip().splitlines()[-1]}" if state.status == "FAILED" and state.code is None and state.message else ""
+    return f"{state.id} {state.in_words()}{reason}"
+
+
+def progress(run: str, follow: bool, needed: bool) -> None:
+    """Print what the run in a folder does, or show it until it has ended.
+
+    Args:
+        run: the folder.
+        follow: show it anew until the run has ended.
+        needed: whether a folder that cannot be read from here is an error.
+    """
+    from fgray.errors import FgrayError
+    from fgray.launch.status import folder_status, follow_folder
+
+    try:
+        if not follow:
+            _print(folder_status(run))
+            return
+        from rich.live import Live
+
+        with Live(refresh_per_second=1) as live:
+            follow_folder(run, live.update)
+    except FgrayError:
+        if needed:
+            raise
 
 
 def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str] | None = None) -> None:

@@ -14,7 +14,8 @@ from fgray.config.train import TrainClipJob
 from fgray.errors import ConfigError
 from fgray.launch.clusters.verbs import cluster_down, cluster_manifest, cluster_status, cluster_up, cluster_validate
 from fgray.launch.local import plan_job, run_local
-from fgray.launch.submit import submit
+from fgray.launch.remote.jobs import RemoteJob, list_jobs, remote_job
+from fgray.launch.submit import resume, submit
 from fgray.listings import list_benchmarks, list_filters, list_generators, list_losses, list_metrics, list_models
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from fgray.training.run import TrainResult
 
 __all__ = [
+    "RemoteJob",
     "build_shards",
     "cluster_down",
     "cluster_manifest",
@@ -52,6 +54,7 @@ __all__ = [
     "list_benchmarks",
     "list_filters",
     "list_generators",
+    "list_jobs",
     "list_losses",
     "list_metrics",
     "list_models",
@@ -61,7 +64,9 @@ __all__ = [
     "mine",
     "mine_distractors",
     "plan",
+    "remote_job",
     "report",
+    "resume",
     "schema",
     "score",
     "submit",

@@ -3,7 +3,9 @@
 import sys
 
 import fgray
+from fgray.cli_output import result
+from fgray.launch.entry import job_process
 
 if __name__ == "__main__":
-    for row in fgray.submit(sys.argv[1], sys.argv[2:]).rows:
-        print(row)
+    with job_process():
+        result(fgray.submit(sys.argv[1], sys.argv[2:]))

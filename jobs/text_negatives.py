@@ -3,7 +3,9 @@
 import sys
 
 import fgray
+from fgray.cli_output import result
+from fgray.launch.entry import job_process
 
 if __name__ == "__main__":
-    result = fgray.make_text_negatives(fgray.load_config(sys.argv[1], sys.argv[2:]))
-    print(f"report: {result.report}")
+    with job_process():
+        result(fgray.make_text_negatives(fgray.load_config(sys.argv[1], sys.argv[2:])))

@@ -100,11 +100,10 @@ def test_debugging_shows_the_traceback() -> None:
     assert "Traceback" in run("submit", "configs/quickstart.yaml", "--set", "limit=0", FGRAY_DEBUG="1").stderr
 
 
-def test_remote_clusters_come_later() -> None:
-    done = run("submit", "configs/quickstart.yaml", "--cluster", "cluster/aws.yaml")
-    assert done.stderr == (
-        "error: only local runs are supported in this version [cluster: cluster/aws.yaml]: leave cluster out, or say local\n"
-    )
+def test_a_cluster_is_named_by_its_file() -> None:
+    done = run("submit", "configs/quickstart.yaml", "--cluster", "cluster/local-multinod.yaml")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "the cluster file does not exist" in done.stderr and "cluster/local-multinode.yaml" in done.stderr
 
 
 def test_an_interrupt_is_quiet(tmp_path: Path) -> None:

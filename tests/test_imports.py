@@ -32,7 +32,7 @@ LAYERS = [
     ("listings",),
     ("verbs",),
     ("cli_output",),
-    ("cli_cluster",),
+    ("cli_cluster", "cli_jobs"),
     ("cli",),
     ("__main__",),
 ]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from fgray.config.places import Keys, find_places
+from fgray.config.places import Keys, find_places, looks_like_place
 from fgray.config.schema import Job
 
 # Where and how a job runs does not change its result. Compute changes the numerics class at most, which run.json states.
@@ -15,7 +15,6 @@ _JOB_LOCATIONS = ("name", "output", "store", "cluster", "compute")
 # How a loop judges its parts, each a run of its own that guards itself: this may be corrected without training again.
 _OF_THE_VERDICT = ("gates", "wise_ft", "subject", "seeds", "stats", "primary")
 _MAYBE = ("file_or_name", "folder_or_name", "module")  # a place, or a published name
-_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".json")
 
 
 def fingerprint(job: Job) -> str:
@@ -41,7 +40,7 @@ def fingerprint(job: Job) -> str:
         benchmark.pop("root")
         benchmark.pop("images", None)
     for found in find_places(job, lambda section: None):
-        if found.place.kind in ("input", "output") or (found.place.kind in _MAYBE and _is_location(found.text)):
+        if found.place.kind in ("input", "output") or (found.place.kind in _MAYBE and looks_like_place(found.text)):
             _blank(meaning, found.keys)
     text = json.dumps(meaning, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -70,8 +69,3 @@ def _benchmarks(content: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(content, list):
         for value in content:
             yield from _benchmarks(value)
-
-
-def _is_location(text: str) -> bool:
-    # A pretrained tag, an architecture, a hub name or a Python path is meaning; a file or folder is a place.
-    return "://" in text or text.startswith(("/", "./", "../", "~")) or text.endswith(_FILE_SUFFIXES)

@@ -34,6 +34,14 @@ Output = Annotated[str, Place("output")]
 UnderRoot = Annotated[str, Place("under_root")]
 
 
+_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".json")
+
+
+def looks_like_place(text: str) -> bool:
+    """Return whether text that may also be a published name is written as a file, folder or address is."""
+    return "://" in text or text.startswith(("/", "./", "../", "~")) or text.endswith(_FILE_SUFFIXES)
+
+
 @dataclass(frozen=True)
 class Found:
     """A field of a checked configuration that names a place.

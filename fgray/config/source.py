@@ -228,11 +228,29 @@ def expand(source: Source, environ: Mapping[str, str] | None = None) -> dict[str
 
 
 def plain(value: Any) -> Any:
-    """Return the value in types that JSON knows (dates become text)."""
+    """Return the value in types that JSON knows (dates become text); `to_yaml` writes it as it was read."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [plain(item) for item in value]
-    if isinstance(value, str):
-        return str(value)
-    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def variables(value: Any) -> set[str]:
+    """Return the names of the variables in a configuration as written."""
+    if isinstance(value, dict | list):
+        return {name for item in (value.values() if isinstance(value, dict) else value) for name in variables(item)}
+    return {match[1] for match in _VARIABLE.finditer(value)} if isinstance(value, str) else set()
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Return a configuration as YAML that reads as the values do: variables unresolved, and text where they stood in quotes."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(_Quoted, lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style='"'))

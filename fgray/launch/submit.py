@@ -1,16 +1,21 @@
-"""Sends a job to where it runs. A new kind of cluster is one more entry of `_LAUNCHERS`."""
+"""Sends a job to where it runs: this process, or the cluster that a file describes."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from fgray.config import LoadedConfig, load_config
-from fgray.errors import ConfigError
+from fgray.config import load_config
+from fgray.errors import RunError
 from fgray.launch.local import plan_job, run_local
 
-_LAUNCHERS: dict[str, Callable[[LoadedConfig], Any]] = {"local": run_local}
+if TYPE_CHECKING:
+    from fgray.launch.remote.jobs import RemoteJob
+
+LOCAL = "local"
 
 
 def submit(
@@ -26,17 +31,48 @@ def submit(
         dry_run: stop after the plan.
 
     Returns:
-        the plan of a dry run, else the job's result.
+        the plan of a dry run; else the job's result or, on a cluster, the `RemoteJob` that was sent.
 
     Raises:
         FgrayError: whatever is wrong with the configuration or stops the job.
     """
     given = {"output": output, "cluster": cluster}
-    assignments = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]  # JSON keeps it text in YAML
-    config = load_config(path, [*overrides, *assignments])
-    launch = _LAUNCHERS.get(config.job.cluster)
-    if launch is None:
-        raise ConfigError(
-            "only local runs are supported in this version", where=f"cluster: {config.job.cluster}", fix="leave cluster out, or say local"
-        )
-    return plan_job(config) if dry_run else launch(config)
+    # JSON keeps it text in YAML.
+    assignments = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None)]
+    config = load_config(path, assignments)
+    if dry_run:
+        return plan_job(config)
+    if config.job.cluster == LOCAL:
+        return run_local(config)
+    from fgray.launch.clusters.file import load_cluster
+    from fgray.launch.remote.send import send
+
+    return send(config, assignments, load_cluster(config.job.cluster), _say)
+
+
+def resume(job: str | None = None) -> RemoteJob:
+    """Send a job again that was sent from here; it goes on with its run folder.
+
+    Args:
+        job: its id; None: the newest.
+
+    Raises:
+        ConfigError: there is no such job.
+        RunError: it has not ended.
+    """
+    from fgray.launch.clusters.file import load_cluster
+    from fgray.launch.remote.jobs import remote_job
+    from fgray.launch.remote.send import send
+
+    found = remote_job(job)
+    record = found.record
+    assert record is not None
+    if not found.is_gone() and not found.state().ended:
+        fix = f"follow it with fgray logs -f {found.id}, or stop it first"
+        raise RunError(f"the job '{found.id}' has not ended", where=found.cluster.path, fix=fix)
+    with contextlib.chdir(record.folder):
+        return send(load_config(record.config, record.overrides), record.overrides, load_cluster(record.cluster), _say)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

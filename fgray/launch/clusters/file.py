@@ -55,6 +55,11 @@ class FgrayOptions(Section):
         pattern=r"^https?://[^/@\s]+/?$",
         description="address of the dashboard of a cluster that already runs, e.g. http://127.0.0.1:8265",
     )
+    shared_folders: list[Annotated[str, Field(pattern="^/")]] = Field(
+        default_factory=list,
+        description="folders that this machine and all nodes see under the same path, e.g. /mnt/efs; paths in them stay as they are",
+    )
+    upload_mib: int = Field(100, ge=1, description="most MiB that may travel with a job; larger data and weights belong into S3")
 
 
 class _NodeType(BaseModel):
