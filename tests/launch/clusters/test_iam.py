@@ -99,11 +99,32 @@ def test_the_bucket_refuses_plain_http_and_strangers():
     assert set(json.loads((IAM / "aws-bucket-public-access.json").read_text()).values()) == {True}
 
 
-def test_gcp_accounts_are_those_of_the_file():
-    emails = set(re.findall(r"fgray-\w+@REPLACE-PROJECT\.iam\.gserviceaccount\.com", (CLUSTERS / "gcp-l4-spot.yaml").read_text()))
-    bound = {
-        m.removeprefix("serviceAccount:") for b in json.loads((IAM / "gcp-bindings.json").read_text())["bindings"] for m in b["members"]
-    }
-    assert bound == emails
+def test_gcp_rights_are_named_one_by_one_and_end_at_a_prefix():
     permissions = json.loads((IAM / "gcp-head-role.json").read_text())["includedPermissions"]
     assert permissions == sorted(permissions) and not any("*" in name or "setIamPolicy" in name for name in permissions)
+    for prefix in ("data", "runs"):
+        condition = json.loads((IAM / f"gcp-{prefix}-condition.json").read_text())
+        assert condition["title"] == prefix
+        assert f"startsWith('projects/_/buckets/REPLACE-BUCKET/objects/{prefix}/')" in condition["expression"]
+
+
+def test_the_readme_makes_every_account_and_uses_every_file():
+    readme = (CLUSTERS / "README.md").read_text()
+    emails = set(re.findall(r"(fgray-\w+)@REPLACE-PROJECT\.iam\.gserviceaccount\.com", (CLUSTERS / "gcp-l4-spot.yaml").read_text()))
+    assert all(f"service-accounts create {account} " in readme for account in emails)
+    for path in IAM.glob("*.json"):
+        named = path.name.replace("gcp-data-", "gcp-${right%%:*}-").replace("gcp-runs-", "gcp-${right%%:*}-")
+        assert f"iam/{named}" in readme, path.name
+
+
+def test_what_the_readme_names_exists_and_costs_what_the_files_say():
+    readme = (CLUSTERS / "README.md").read_text()
+    for path in re.findall(r"(?<!my/)\b((?:configs|cluster)/[\w./-]+\.(?:yaml|sh|json))", readme):
+        assert (CLUSTERS.parent / path).is_file(), path
+    for path in re.findall(r"\]\(([\w./-]+)\)", readme):
+        assert (CLUSTERS / path).is_file(), path
+    for path in CLUSTERS.glob("*.yaml"):
+        cost = load_cluster(str(path)).hourly_cost() if path.name != "prometheus.yaml" else None
+        if cost is not None:
+            (row,) = [line for line in readme.splitlines() if line.startswith(f"| [{path.name}]")]
+            assert row.endswith(f"| {cost[0]:.2f} USD | {cost[1]:.2f} USD |")
