@@ -14,6 +14,12 @@ settings.register_profile("unhurried", deadline=None)  # how long an example tak
 settings.load_profile("unhurried")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_calibration(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the rates that tests measure out of the plans of whoever runs them."""
+    os.environ["FGRAY_CALIBRATION"] = str(tmp_path_factory.mktemp("calibration") / "calibration.json")
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real test data: $FGRAY_DATA, else shared/data beside the project."""

@@ -30,6 +30,8 @@ class Progress:
         stored: items that were already in the store.
         task: what is done to them, as the bar says.
         errors: committed items that carry an error.
+        startup_seconds: until the first unit was begun.
+        running_seconds: in all, once the body has ended.
         lost: attempts that died with their worker or node, and were done again.
         busy: stage -> seconds of its workers.
         by_kind: request kind -> its items ("items") and the seconds that each stage was busy with them.
@@ -47,6 +49,7 @@ class Progress:
     splits: int = 0
     lost: int = 0
     first_commit_seconds: float | None = None
+    startup_seconds: float = 0.0
     running_seconds: float = 0.0
     busy: dict[str, float] = field(default_factory=dict)
     by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -85,6 +88,7 @@ class Progress:
         now = time.monotonic()
         if self.first_commit_seconds is None:
             self.first_commit_seconds, self._first_items = now - self._start, items
+            self.startup_seconds = max(0.0, self.first_commit_seconds - sum(receipt.seconds.values()))
         self.done_units += 1
         self.done_items += items
         self.errors += receipt.errors
@@ -142,6 +146,7 @@ class Progress:
     def measured(self) -> dict[str, Any]:
         """Return what run.json says under "timing" of the run's speed: seconds of workers, not of the clock, by kind and stage."""
         return {
+            "startup_seconds": round(self.startup_seconds, 3),
             "running_seconds": round(self.running_seconds, 3),
             "items_per_second": round(self.rate(), 3),
             "workers": {stage.name: stage.workers for stage in self.stages},

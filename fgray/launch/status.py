@@ -106,6 +106,8 @@ def duration(seconds: float) -> str:
         if whole >= size:
             rest = whole % size // smaller
             return f"{whole // size} {name} {rest} {beside}" if rest else f"{whole // size} {name}"
+    if 0 < seconds < 0.05:
+        return "under 0.1 s"
     return f"{whole} s" if seconds >= 10 or whole == seconds else f"{seconds:.1f} s"
 
 

@@ -40,12 +40,12 @@ def histogram(edges: Sequence[float], kept: Sequence[int], dropped: Sequence[int
                 place = f'x="{_LEFT + number * step + 0.5:.2f}" y="{top:.2f}" width="{max(0.5, step - 1):.2f}" height="{height:.2f}"'
                 parts.append(Markup('<rect class="{}" {}><title>{}</title></rect>').format(name, Markup(place), bounds))
         y = _TOP + 4 if sign < 0 else base + _HALF
-        parts.append(_text(_LEFT - 6, y, wording.number(highest), "end"))
-    parts.append(_line(_LEFT, base, _WIDTH - _RIGHT, base, "axis"))
+        parts.append(text(_LEFT - 6, y, wording.number(highest), "end"))
+    parts.append(line(_LEFT, base, _WIDTH - _RIGHT, base, "axis"))
     across = (_WIDTH - _LEFT - _RIGHT) / (edges[-1] - edges[0])
-    for value in _ticks(edges[0], edges[-1]):
-        parts.append(_text(_LEFT + across * (value - edges[0]), base + _HALF + 18, _tick(value), "middle"))
-    return _svg(parts, base + _HALF + _AXIS, f"{title}: {wording.number(sum(kept))} kept, {wording.number(sum(dropped))} dropped")
+    for value in ticks(edges[0], edges[-1]):
+        parts.append(text(_LEFT + across * (value - edges[0]), base + _HALF + 18, _tick(value), "middle"))
+    return svg(parts, base + _HALF + _AXIS, f"{title}: {wording.number(sum(kept))} kept, {wording.number(sum(dropped))} dropped")
 
 
 def curve(
@@ -73,11 +73,11 @@ def curve(
     parts = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         y = bottom - _HEIGHT * share
-        parts += [_line(_LEFT, y, _WIDTH - _RIGHT, y, "axis" if share == 0 else "grid"), _text(_LEFT - 6, y + 4, f"{share:.0%}", "end")]
-    for value in _ticks(low, thresholds[-1]):
-        parts.append(_text(across(value), bottom + 18, _tick(value), "middle"))
+        parts += [line(_LEFT, y, _WIDTH - _RIGHT, y, "axis" if share == 0 else "grid"), text(_LEFT - 6, y + 4, f"{share:.0%}", "end")]
+    for value in ticks(low, thresholds[-1]):
+        parts.append(text(across(value), bottom + 18, _tick(value), "middle"))
     if current is not None and low <= current <= thresholds[-1]:
-        parts.append(_line(across(current), _TOP, across(current), bottom, "current"))
+        parts.append(line(across(current), _TOP, across(current), bottom, "current"))
     lines = [(f"s{number % SERIES}", values) for number, values in enumerate(series.values())]
     for style, values in [("price", price), *lines]:
         points = [None if share is None else (across(at), bottom - _HEIGHT * share) for at, share in zip(thresholds, values, strict=True)]
@@ -85,7 +85,7 @@ def curve(
             path = " ".join(f"{x:.2f},{y:.2f}" for x, y in piece)
             parts.append(Markup('<polyline class="{}" points="{}"/>').format(style, path))
             parts += [Markup('<circle class="{}" cx="{:.2f}" cy="{:.2f}" r="2.4"/>').format(style, x, y) for x, y in piece]
-    return _svg(parts, bottom + _AXIS, title)
+    return svg(parts, bottom + _AXIS, title)
 
 
 def lines(steps: Sequence[float], series: Mapping[str, Sequence[float | None]], title: str) -> Markup:
@@ -101,13 +101,13 @@ def lines(steps: Sequence[float], series: Mapping[str, Sequence[float | None]], 
     if high - low < 1e-12:
         low, high = low - 0.5, high + 0.5
     bottom, span = _TOP + _HEIGHT, (steps[-1] - steps[0]) or 1.0
-    parts = [_line(_LEFT, bottom, _WIDTH - _RIGHT, bottom, "axis")]
-    for value in _ticks(low, high):
+    parts = [line(_LEFT, bottom, _WIDTH - _RIGHT, bottom, "axis")]
+    for value in ticks(low, high):
         y = bottom - _HEIGHT * (value - low) / (high - low)
-        parts += [_line(_LEFT, y, _WIDTH - _RIGHT, y, "grid"), _text(_LEFT - 6, y + 4, _tick(value), "end")]
-    for value in _ticks(steps[0], steps[-1]):
+        parts += [line(_LEFT, y, _WIDTH - _RIGHT, y, "grid"), text(_LEFT - 6, y + 4, _tick(value), "end")]
+    for value in ticks(steps[0], steps[-1]):
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * (value - steps[0]) / span
-        parts.append(_text(x, bottom + 18, wording.number(round(value)), "middle"))
+        parts.append(text(x, bottom + 18, wording.number(round(value)), "middle"))
     for number, values in enumerate(series.values()):
         points = [
             None
@@ -118,19 +118,22 @@ def lines(steps: Sequence[float], series: Mapping[str, Sequence[float | None]], 
         for piece in _pieces(points):
             path = " ".join(f"{x:.2f},{y:.2f}" for x, y in piece)
             parts.append(Markup('<polyline class="s{}" points="{}"/>').format(number % SERIES, path))
-    return _svg(parts, bottom + _AXIS, title)
+    return svg(parts, bottom + _AXIS, title)
 
 
-def _svg(parts: Sequence[Markup], height: float, label: str) -> Markup:
-    head = Markup('<svg class="plot" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">').format(_WIDTH, height, label)
+def svg(parts: Sequence[Markup], height: float, label: str, width: float = _WIDTH) -> Markup:
+    """Return a picture of these parts with a label for those who do not see it."""
+    head = Markup('<svg class="plot" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">').format(width, height, label)
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    """Return a straight line in a style of the stylesheet."""
     return Markup('<line class="{}" x1="{:.2f}" y1="{:.2f}" x2="{:.2f}" y2="{:.2f}"/>').format(style, x1, y1, x2, y2)
 
 
-def _text(x: float, y: float, content: Any, anchor: str) -> Markup:
+def text(x: float, y: float, content: Any, anchor: str) -> Markup:
+    """Return words or a number; `anchor` is start, middle or end."""
     return Markup('<text x="{:.2f}" y="{:.2f}" text-anchor="{}">{}</text>').format(x, y, anchor, escape(content))
 
 
@@ -138,7 +141,7 @@ def _tick(value: float) -> str:
     return f"{value + 0.0:.3g}".replace("-", "−")  # no negative zero
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Return round values from `low` to `high` at equal distances, at most eight of them."""
     if high <= low:
         return [low]

@@ -13,6 +13,8 @@ from fgray.report import cards as gallery
 from fgray.report import wording
 from fgray.report.page import render, write_page
 from fgray.report.pictures import LoadImage, Pictures
+from fgray.report.planned import basis, planned_and_measured
+from fgray.report.timeline import Timeline, draw, legend, read_timeline
 from fgray.report.views import benchmark_views, verdict
 from fgray.runs import QUARANTINE_SCHEMA, RunFolder
 
@@ -35,7 +37,9 @@ def write_report(run: RunFolder, load_image: LoadImage) -> str:
         quarantine = run.read_table(run.QUARANTINE)
     except NotFound:
         quarantine = QUARANTINE_SCHEMA.empty_table()
-    page = report_page(run.read_run(), run.read_json(run.METRICS), run.read_table(run.SAMPLES), quarantine, load_image, run.regions())
+    page = report_page(
+        run.read_run(), run.read_json(run.METRICS), run.read_table(run.SAMPLES), quarantine, load_image, run.regions(), read_timeline(run)
+    )
     return write_page(page, f"{run.uri.rstrip('/')}/{run.REPORT}")
 
 
@@ -46,6 +50,7 @@ def report_page(
     quarantine: pa.Table,
     load_image: LoadImage,
     regions: pa.Table | None = None,
+    timeline: Timeline | None = None,
 ) -> str:
     """Return the report as HTML text, at most about 6 MB whatever the number of samples."""
     views = benchmark_views(run, metrics)
@@ -82,6 +87,7 @@ def report_page(
         near_tie="10⁻⁵",
         quarantine=quarantine.slice(0, _QUARANTINE_ROWS).to_pylist(),
         quarantine_count=quarantine.num_rows,
+        course=course(run, timeline),
         items=items,
         facts=flat_facts({name: value for name, value in items.items() if name != "numerics_classes"}),
         classes=len(items.get("numerics_classes") or ()),
@@ -91,6 +97,15 @@ def report_page(
         config=json.dumps(run.get("config") or {}, indent=2, ensure_ascii=False),
         ties=wording.TIES,
     )
+
+
+def course(run: Mapping[str, Any], timeline: Timeline | None) -> dict[str, Any] | None:
+    """Return what the page says of how a run went; None where nothing is known of it."""
+    planned = planned_and_measured(run)
+    if not planned and timeline is None:
+        return None
+    said, picture, signs = ("", None, []) if timeline is None else (timeline.sentence(), draw(timeline), legend(timeline))
+    return {"planned": planned, "basis": basis(run), "timeline": said, "picture": picture, "legend": signs}
 
 
 def _filters(shown: list[gallery.Card]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fgray.report import charts
+from fgray.report.html import course
 from fgray.report.page import render, write_page
 from fgray.runs import RunFolder
 
@@ -40,6 +41,7 @@ def write_train_report(run: RunFolder) -> str:
         training=metrics["training"],
         fingerprints=metrics["fingerprints"],
         plots=plots(rows),
+        course=course(facts, None),
         config=json.dumps(facts.get("config"), indent=1, ensure_ascii=False),
     )
     return write_page(page, f"{run.uri}/{run.REPORT}")

@@ -95,7 +95,16 @@ def test_other_folders_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.34, "0.3 s"), (0, "0 s"), (42.2, "42 s"), (185, "3 min 5 s"), (7800, "2 h 10 min"), (7200, "2 h"), (273_600, "3 d 4 h")],
+    [
+        (0.34, "0.3 s"),
+        (0.01, "under 0.1 s"),
+        (0, "0 s"),
+        (42.2, "42 s"),
+        (185, "3 min 5 s"),
+        (7800, "2 h 10 min"),
+        (7200, "2 h"),
+        (273_600, "3 d 4 h"),
+    ],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
