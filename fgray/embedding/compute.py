@@ -1,4 +1,4 @@
-"""How the embedding work is cut and spread on this machine, and which of that the numbers depend on."""
+"""How the embedding work is cut and spread on this machine or a cluster, and which of that the numbers depend on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from fgray.config.schema import ComputeConfig
+from fgray.engine.cluster import Cluster, cluster
 from fgray.errors import ConfigError
 from fgray.models.base import ModelSource
 
@@ -30,19 +31,16 @@ class Compute:
     threads: int
 
     def numerics(self, source: ModelSource) -> dict[str, Any]:
-        """Return the numerics class: equal classes give equal bytes, others agree to about 1e-5."""
-        packages = {name: _version(name) for name in ("torch", "pillow", "numpy", "transformers", "open_clip_torch", "timm", "torchvision")}
-        return {
-            "device": device_name(self.device),
-            "dtype": source.card.dtype,
-            "batch": self.batch_size,
-            "threads": self.threads,
-            **packages,
-        }
+        """Return the numerics class: equal classes give equal bytes, others agree to about 1e-5.
+
+        On a cluster it lacks what only the machines that compute can tell; the parts that they commit say it.
+        """
+        facts = {"dtype": source.card.dtype, "batch": self.batch_size, "threads": self.threads}
+        return facts if cluster() is not None else {**machine_numerics(self.device), **facts}
 
 
 def resolve_compute(config: ComputeConfig, source: ModelSource | None, previous: Mapping[str, Any] | None = None) -> Compute:
-    """Replace every "auto" by what suits this machine and model.
+    """Replace every "auto" by what suits the model and this machine, or the cluster that this process works for.
 
     Args:
         config: what the user wrote.
@@ -51,24 +49,50 @@ def resolve_compute(config: ComputeConfig, source: ModelSource | None, previous:
             sizes are kept, so that the rest is computed in the same numerics class.
 
     Raises:
-        ConfigError: the device is cuda and torch finds no GPU.
+        ConfigError: the device is cuda and there is no GPU.
     """
-    import torch
-
-    device: str = config.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("torch finds no GPU for device cuda", where="compute.device", fix="say cpu or auto; `fgray doctor` shows devices")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    mine = cluster()
+    device, cores, gpus = _machine(config) if mine is None else _of_cluster(config, mine)
     on_gpu = device == "cuda"
-    cores = os.cpu_count() or 1
     kept = previous if previous is not None and previous.get("device") == device else {}
-    devices = max(1, torch.cuda.device_count()) if on_gpu else max(1, cores // config.threads)
-    workers = devices if config.workers == "auto" else config.workers
     decoders = (cores if on_gpu else max(1, cores // 4)) if config.decode_workers == "auto" else config.decode_workers
+    # A cluster has no more logical CPUs than it has; this machine's cores are shared by decoders and models.
+    free = cores if mine is None else cores - decoders
+    devices = max(1, gpus) if on_gpu else max(1, free // config.threads)
+    workers = devices if config.workers == "auto" else config.workers
     batch = kept.get("batch_size", 256 if on_gpu else 32) if config.batch_size == "auto" else config.batch_size
     rows = kept.get("unit_rows", _unit_rows(source, batch, on_gpu)) if config.unit_rows == "auto" else config.unit_rows
     return Compute(config.runner, device, workers, decoders, batch, rows, config.threads)
+
+
+def _machine(config: ComputeConfig) -> tuple[str, int, int]:
+    """Return device kind, cores and GPUs of this machine."""
+    import torch
+
+    found = config.device
+    if found == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("torch finds no GPU for device cuda", where="compute.device", fix="say cpu or auto; `fgray doctor` shows devices")
+    if found == "auto":
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+    return found, os.cpu_count() or 1, torch.cuda.device_count() if found == "cuda" else 0
+
+
+def _of_cluster(config: ComputeConfig, mine: Cluster) -> tuple[str, int, int]:
+    """Return device kind, CPUs and GPUs of the nodes that a cluster can have; this process itself may run where there is no GPU."""
+    cpus, gpus = int(mine.most.get("CPU", 0)), int(mine.most.get("GPU", 0))
+    if config.device == "cuda" and not gpus:
+        raise ConfigError(f"no node of the cluster '{mine.name}' has a GPU", where="compute.device", fix="say cpu or auto")
+    if cpus < 1:
+        raise ConfigError(f"no node of the cluster '{mine.name}' has a CPU for work", where="available_node_types", fix="add worker nodes")
+    device = config.device if config.device != "auto" else "cuda" if gpus else "cpu"
+    # Beside a GPU every model worker takes CPUs, too; what they leave decodes.
+    return device, max(1, cpus - gpus * config.threads) if device == "cuda" else cpus, gpus
+
+
+def machine_numerics(device: str) -> dict[str, Any]:
+    """Return what numbers depend on and only this machine can tell: its device and its libraries."""
+    packages = ("torch", "pillow", "numpy", "transformers", "open_clip_torch", "timm", "torchvision")
+    return {"device": device_name(device), **{name: _version(name) for name in packages}}
 
 
 def _unit_rows(source: ModelSource | None, batch: int, on_gpu: bool) -> int:

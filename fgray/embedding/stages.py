@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fgray.data.decode import ImageError, decode_image
 from fgray.data.index import ImageIndex
-from fgray.embedding.compute import Compute
+from fgray.embedding.compute import Compute, machine_numerics
 from fgray.embedding.regions import embed_placed, pictures_at_once, read_crops, read_placed
 from fgray.embedding.requests import REGION, TEXT
 from fgray.engine.stages import Arrays, Chunk, Stage, StageFunction
@@ -121,5 +121,6 @@ def embedding_stages(source: ModelSource, compute: Compute, max_pixels: int) -> 
             cpus=compute.threads,
             gpus=1 if on_gpu else 0,
             threads=compute.threads,
+            numerics=partial(machine_numerics, compute.device),
         ),
     ]

@@ -3,6 +3,9 @@
 A unit is one row of one block from start to end: first its items, then arrays, then a receipt. So whatever Ray does
 to blocks, a unit's result is written whole, by the actor that computed it. A worker may die at any moment: Ray runs
 its unit again elsewhere, and the ledger sees to it that a unit which kills its workers is given up, not retried for ever.
+
+On a cluster all workers are asked for at once, so that its autoscaler sees what the work needs; the first ones start while nodes
+for the others come up. When no unit waits any more, idle workers are released, and their nodes go.
 """
 
 from __future__ import annotations
@@ -12,18 +15,20 @@ import json
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fgray import errors
+from fgray.engine.cluster import cluster
+from fgray.engine.ray_metrics import Counters
 from fgray.engine.ray_session import check_resources, start_ray
 from fgray.engine.serial import is_out_of_memory
-from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, run_stage, thread_limit
+from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, numerics_of, run_stage, thread_limit
 from fgray.engine.store import ResultStore
 from fgray.engine.units import Unit
 from fgray.errors import FgrayError, RunError
@@ -42,15 +47,22 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
         RunError: the cluster is too small for the stages' workers, or a stage failed with another exception.
     """
     start_ray(sum(stage.workers * stage.cpus for stage in stages))
+    if cluster() is not None:
+        stages = [replace(stage, workers=min(stage.workers, len(units))) for stage in stages]  # no node for whom nothing is left
     check_resources(stages)
+    from ray.data import ActorPoolStrategy, DataContext  # not before Ray has started, see `start_ray`
+
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    ledger = ray.remote(num_cpus=0, max_restarts=-1)(_Ledger).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # the driver's node outlives the others
+    ledger = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Ledger).remote()
+    counters = Counters()
     for first in range(0, len(units), WAVE):
         wave = units[first : first + WAVE]
         parcels = [_Parcel(first + index, Chunk(unit.kind, unit.items)) for index, unit in enumerate(wave)]
-        data: ray.data.Dataset = ray.data.from_arrow([parcel.block() for parcel in parcels])  # one block per unit
+        # One block per unit. `from_arrow` would start a task for each, which a cluster's workers leave no CPU for.
+        data: ray.data.Dataset = ray.data.from_blocks([parcel.block() for parcel in parcels])
         for position, stage in enumerate(stages):
             last = position == len(stages) - 1
             data = data.map_batches(
@@ -68,36 +80,55 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
                 for row in batch.to_pylist():
                     if row["failure"]:
                         raise _failure(json.loads(row["failure"]))
-                    yield Receipt(row["unit"], row["committed"], row["errors"], json.loads(row["seconds"]), row["died"] or None)
+                    receipt = _receipt(row)
+                    counters.count(receipt, wave[receipt.unit - first].items.num_rows)
+                    yield receipt
         except ray.exceptions.RayError as error:
             raise RunError(f"Ray failed: {' '.join(str(error).split())[:300]}", fix="run the same command again; it resumes") from error
 
 
 class _Ledger:
-    """Counts attempts of (unit, stage) that began, and those that did not end; lives apart from the workers that may die."""
+    """Counts attempts of (unit, stage) that began, and those that did not end; lives apart from the workers that may die.
+
+    An attempt that was lost with its node says nothing against its unit: machines are taken away at any time.
+    """
 
     def __init__(self) -> None:
         self.begun: dict[tuple[int, str], int] = {}
-        self.open: dict[tuple[int, str], int] = {}
-        self.starts: dict[str, int] = {}
+        self.open: dict[tuple[int, str], list[str]] = {}  # nodes of the attempts that have not ended
+        self.starts: dict[str, list[str]] = {}
 
-    def start(self, actor: str) -> int:
-        """Note that an actor begins to be built and return how often it has begun before; Ray starts a dead one anew."""
-        self.starts[actor] = self.starts.get(actor, 0) + 1
-        return self.starts[actor] - 1
+    def start(self, actor: str, node: str) -> int:
+        """Note that an actor begins to be built and return how often it died over it before; Ray starts a dead one anew."""
+        deaths = _on_living_nodes(self.starts.get(actor, []))
+        self.starts.setdefault(actor, []).append(node)
+        return deaths
 
     def built(self, actor: str) -> None:
         """Forget an actor's starts: what happens later is its units' doing."""
         self.starts.pop(actor, None)
 
-    def begin(self, unit: int, stage: str) -> tuple[int, int]:
-        """Note the start of an attempt and return how many began before it, and how many of those never ended."""
-        earlier, deaths = self.begun.get((unit, stage), 0), self.open.get((unit, stage), 0)
-        self.begun[unit, stage], self.open[unit, stage] = earlier + 1, deaths + 1
-        return earlier, deaths
+    def begin(self, unit: int, stage: str, node: str) -> tuple[int, int, int]:
+        """Note the start of an attempt.
+
+        Returns:
+            how many began before it, how many of those never ended, and how many of these were not lost with their node.
+        """
+        earlier, lost = self.begun.get((unit, stage), 0), self.open.setdefault((unit, stage), [])
+        deaths, count = _on_living_nodes(lost), len(lost)
+        self.begun[unit, stage] = earlier + 1
+        lost.append(node)
+        return earlier, count, deaths
 
     def end(self, unit: int, stage: str) -> None:
         self.open.pop((unit, stage), None)
+
+
+def _on_living_nodes(nodes: Sequence[str]) -> int:
+    if not nodes:
+        return 0
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+    return sum(node in alive for node in nodes)
 
 
 class _StageWorker:
@@ -110,14 +141,16 @@ class _StageWorker:
     def __init__(self, stage: Stage, ledger: Any, store: ResultStore | None, numerics: dict[str, Any]) -> None:
         self.name, self.threads, self.ledger, self.store, self.numerics = stage.name, stage.threads, ledger, store, numerics
         self.broken: Exception | None = None
-        actor = ray.get_runtime_context().get_actor_id() or ""
-        deaths = ray.get(ledger.start.remote(actor))
+        context = ray.get_runtime_context()
+        actor, self.node = context.get_actor_id() or "", context.get_node_id()
+        deaths = ray.get(ledger.start.remote(actor, self.node))
         if deaths >= MAX_STARTS:
             what = f"the {stage.name} worker died {deaths} times while it started (killed for its memory, or crashed)"
             self.broken = RunError(what, fix="free memory or lower compute.workers; compute.runner=serial shows a crash")
             return
         try:
             self.function = stage.build()
+            self.numerics = numerics_of(stage, numerics)
         except Exception as error:
             self.broken = error
         ledger.built.remote(actor)
@@ -125,7 +158,8 @@ class _StageWorker:
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         parcel = _from_batch(batch)
         if not parcel.died and not parcel.failure:
-            earlier, deaths = ray.get(self.ledger.begin.remote(parcel.unit, self.name))
+            earlier, lost, deaths = ray.get(self.ledger.begin.remote(parcel.unit, self.name, self.node))
+            parcel.lost += lost
             if earlier and self._is_committed(parcel.chunk):
                 pass  # a worker died, or its node was lost, between its commit and the receipt's arrival
             elif deaths >= MAX_DEATHS:
@@ -133,7 +167,9 @@ class _StageWorker:
             else:
                 self._work(parcel)
             self.ledger.end.remote(parcel.unit, self.name)
-        return parcel.receipt() if self.store is not None else parcel.block()
+        if self.store is None:
+            return parcel.block()
+        return parcel.receipt(f"{ray.util.get_node_ip_address()} {self.node[-8:]}", self.numerics)
 
     def _is_committed(self, chunk: Chunk) -> bool:
         """Return whether an earlier attempt left the unit's part; then the chunk takes over its errors."""
@@ -169,12 +205,14 @@ class _Parcel:
         chunk: the unit's items and arrays.
         died: why the unit was given up, or "".
         failure: JSON of the exception that fails the run, or "".
+        lost: attempts that died with their worker or node, over all stages.
     """
 
     unit: int
     chunk: Chunk
     died: str = ""
     failure: str = ""
+    lost: int = 0
 
     def block(self) -> pa.Table:
         """Return the row for the next stage; an array is one tensor cell, which Ray moves without copying its rows."""
@@ -194,15 +232,21 @@ class _Parcel:
             columns |= {ARRAY + name: ArrowTensorArray.from_numpy(array[None]) for name, array in chunk.arrays.items()}
         return pa.table(columns)
 
-    def receipt(self) -> pa.Table:
+    def receipt(self, node: str, numerics: Mapping[str, Any]) -> pa.Table:
         """Return the row for the driver."""
         done = not self.died and not self.failure
-        committed = self.chunk.items.num_rows if done else 0
-        return pa.table({**self._common(), "committed": pa.array([committed]), "errors": pa.array([len(self.chunk.errors)])})
+        numbers = {"committed": self.chunk.items.num_rows if done else 0, "errors": len(self.chunk.errors)}
+        texts = {"node": node, "numerics": json.dumps(dict(numerics))}
+        return pa.table({**self._common(), **{name: pa.array([value]) for name, value in (numbers | texts).items()}})
 
     def _common(self) -> dict[str, Any]:
         texts = {"seconds": json.dumps(self.chunk.seconds), "died": self.died, "failure": self.failure}
-        return {"unit": pa.array([self.unit]), **{name: pa.array([text]) for name, text in texts.items()}}
+        return {"unit": pa.array([self.unit]), "lost": pa.array([self.lost]), **{name: pa.array([text]) for name, text in texts.items()}}
+
+
+def _receipt(row: Mapping[str, Any]) -> Receipt:
+    seconds, numerics = json.loads(row["seconds"]), json.loads(row["numerics"])
+    return Receipt(row["unit"], row["committed"], row["errors"], seconds, row["died"] or None, row["node"], row["lost"], numerics)
 
 
 def _from_batch(batch: dict[str, np.ndarray]) -> _Parcel:
@@ -210,7 +254,7 @@ def _from_batch(batch: dict[str, np.ndarray]) -> _Parcel:
     wrong = {int(row): reason for row, reason in json.loads(str(batch["errors"][0])).items()}
     arrays = {name.removeprefix(ARRAY): values[0] for name, values in batch.items() if name.startswith(ARRAY)}
     chunk = Chunk(str(batch["kind"][0]), items, arrays, wrong, json.loads(str(batch["seconds"][0])))
-    return _Parcel(int(batch["unit"][0]), chunk, str(batch["died"][0]), str(batch["failure"][0]))
+    return _Parcel(int(batch["unit"][0]), chunk, str(batch["died"][0]), str(batch["failure"][0]), int(batch["lost"][0]))
 
 
 def _describe(error: Exception, stage: str) -> str:

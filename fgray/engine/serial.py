@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, run_stage, thread_limit
+from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, numerics_of, run_stage, thread_limit
 from fgray.engine.store import ResultStore
 from fgray.engine.units import Unit
 
@@ -16,6 +16,7 @@ def run_serial(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStor
     A unit that does not fit into memory is given up (``Receipt.died``), so that the caller can split it.
     """
     functions = [(stage, stage.build()) for stage in stages]
+    numerics = numerics_of(stages[-1], numerics)
     for index, unit in enumerate(units):
         chunk = Chunk(unit.kind, unit.items)
         try:
@@ -28,7 +29,7 @@ def run_serial(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStor
             yield Receipt(index, 0, 0, chunk.seconds, died=f"out of memory: {error}")
             continue
         commit_chunk(chunk, store, numerics)
-        yield Receipt(index, unit.items.num_rows, len(chunk.errors), chunk.seconds)
+        yield Receipt(index, unit.items.num_rows, len(chunk.errors), chunk.seconds, numerics=numerics)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
@@ -58,6 +59,7 @@ class Stage:
         workers: number of workers (fixed pool).
         cpus, gpus: logical resources of one worker.
         threads: threads that a worker's numerical libraries may use.
+        numerics: what numbers depend on and only the worker's machine can tell (its device, its libraries); must be picklable.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Stage:
     cpus: float = 1
     gpus: float = 0
     threads: int = 1
+    numerics: Callable[[], Mapping[str, Any]] | None = None
 
 
 class Receipt(NamedTuple):
@@ -77,6 +80,9 @@ class Receipt(NamedTuple):
         errors: items among them that carry an error.
         seconds: stage name -> time spent.
         died: reason why the unit was given up, or None.
+        node: address and name of the node that committed the unit; "" where there is but one.
+        lost: attempts before it that died with their worker or node.
+        numerics: the numerics class that the unit was computed in.
     """
 
     unit: int
@@ -84,6 +90,14 @@ class Receipt(NamedTuple):
     errors: int
     seconds: Mapping[str, float]
     died: str | None = None
+    node: str = ""
+    lost: int = 0
+    numerics: Mapping[str, Any] = MappingProxyType({})
+
+
+def numerics_of(stage: Stage, numerics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numerics class of what a stage computes in this process: what the driver knows, and what only this machine can tell."""
+    return {**numerics, **(stage.numerics() if stage.numerics is not None else {})}
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from fgray.embedding.compute import Compute, device_name
+from fgray.engine.cluster import cluster
 from fgray.engine.progress import Progress
 from fgray.engine.run import run_units
 from fgray.engine.stages import Arrays, Chunk, Stage, StageFunction
@@ -154,7 +155,8 @@ class Engine:
         on_gpu = self.compute.device.startswith("cuda")
         workers = self.compute.workers if has_model or not on_gpu else self.compute.decode_workers
         threads = self.compute.threads
-        return Stage(name, build, workers=workers, cpus=threads, gpus=1 if on_gpu and has_model else 0, threads=threads)
+        told = partial(_machine_numerics, self.compute.device)
+        return Stage(name, build, workers=workers, cpus=threads, gpus=1 if on_gpu and has_model else 0, threads=threads, numerics=told)
 
     def _answer(self, kind: str, fingerprint: str, items: pa.Table, stage: Stage, rows: int) -> Results:
         """Compute what the store lacks, then read everything back."""
@@ -171,9 +173,13 @@ class Engine:
         return store.read(kind, ids)
 
     def numerics(self) -> dict[str, Any]:
-        """Return the numerics class of the language models: equal ones give equal bytes."""
-        versions = {name: version(name) for name in ("spacy", "torch", "transformers")}
-        return {"device": device_name(self.compute.device), "dtype": "fp32", "threads": self.compute.threads, **versions}
+        """Return the numerics class of the language models: equal ones give equal bytes. On a cluster the parts say the rest of it."""
+        facts = {"dtype": "fp32", "threads": self.compute.threads}
+        return facts if cluster() is not None else {**_machine_numerics(self.compute.device), **facts}
+
+
+def _machine_numerics(device: str) -> dict[str, Any]:
+    return {"device": device_name(device), **{name: version(name) for name in ("spacy", "torch", "transformers")}}
 
 
 def _items(kind: str, fingerprint: str, texts: Sequence[str], contents: Sequence[bytes]) -> pa.Table:

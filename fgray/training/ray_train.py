@@ -10,18 +10,21 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from fgray.config.train import TrainClipJob
-from fgray.engine.ray_session import start_ray
+from fgray.engine.cluster import cluster
+from fgray.engine.ray_session import check_placeable, start_ray
 from fgray.errors import FgrayError, NotFound, RunError, StorageError
 from fgray.runs import RunFolder
 from fgray.storage import open_storage
 from fgray.training.worker import train_worker
 
 FAILURE = "failure.json"  # an error that another attempt would meet again, for the driver and for the workers' next start
+_WANTED = (1, 4)  # of Ray's reasons for a node's end: EXPECTED_TERMINATION, AUTOSCALER_DRAIN_IDLE
 _WORK = "ray"  # Ray Train's own folder; checkpoints are ours and lie elsewhere
 
 
@@ -29,44 +32,62 @@ def train_on_ray(job: TrainClipJob, device: str) -> None:
     """Run the workers to the end.
 
     A worker that dies takes its group along; the group starts again from the newest checkpoint, ``compute.max_failures`` times, and as
-    often as machines are preempted. With ``compute.min_workers`` a smaller group goes on where nodes are lost.
+    often as machines are preempted or nodes are lost. With ``compute.min_workers`` a smaller group goes on meanwhile.
 
     Raises:
         FgrayError: what a worker raised.
-        RunError: workers died too often.
+        RunError: workers died too often, or there is no place for them.
     """
     compute = job.compute
     folder = RunFolder(job.output)
     folder.storage.delete(FAILURE)
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    if cluster() is not None:  # a machine in the cloud needs minutes to come up
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")
     start_ray(compute.workers * compute.threads)
+    gpus = 1.0 if device.startswith("cuda") else 0.0
+    check_placeable("CPU", float(compute.workers * compute.threads), float(compute.threads))
+    check_placeable("GPU", compute.workers * gpus, gpus)
     for name in ("ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     workers: Any = compute.workers if compute.min_workers is None else (compute.min_workers, compute.workers)
-    gpu = device.startswith("cuda")
+    gpu = gpus > 0
     resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if gpu else {})
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"job": job.model_dump(mode="json"), "device": device},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
-        run_config=RunConfig(
-            name=uuid.uuid4().hex,  # Ray would resume a name that it knows; what is resumed from is ours to say
-            failure_config=FailureConfig(max_failures=compute.max_failures),  # preemptions have a budget of their own, without end
-            **_place(folder),
-        ),
-    )
+    lost = _lost_nodes()
     try:
-        trainer.fit()
-    except Exception as error:  # Ray's own types differ by what died
-        raise _failure(folder) or RunError(
-            f"the workers died too often ({_first_line(error)})",
-            where=folder.uri,
-            fix="run the same command again to go on from the last checkpoint; compute.max_failures allows more",
-        ) from error
+        while True:
+            trainer = TorchTrainer(
+                _worker,
+                train_loop_config={"job": job.model_dump(mode="json"), "device": device},
+                torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+                scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
+                run_config=RunConfig(
+                    name=uuid.uuid4().hex,  # Ray would resume a name that it knows; what is resumed from is ours to say
+                    failure_config=FailureConfig(max_failures=compute.max_failures),  # preemptions have a budget of their own, without end
+                    **_place(folder),
+                ),
+            )
+            try:
+                trainer.fit()
+                return
+            except Exception as error:  # Ray's own types differ by what died
+                known = _failure(folder)
+                if known is None and (more := _lost_nodes()) > lost:
+                    lost = more  # Ray counts a node that vanished without notice as the workers' failure
+                    continue
+                raise known or RunError(
+                    f"the workers died too often ({_first_line(error)})",
+                    where=folder.uri,
+                    fix="run the same command again to go on from the last checkpoint; compute.max_failures allows more",
+                ) from error
     finally:
         if folder.storage.is_local:
             shutil.rmtree(Path(folder.uri) / _WORK, ignore_errors=True)
+
+
+def _lost_nodes() -> int:
+    """Return how many nodes have vanished by now, but for those that were idle or were stopped by somebody."""
+    return sum(not node["Alive"] and node.get("DeathReason") not in _WANTED for node in ray.nodes())
 
 
 def _place(folder: RunFolder) -> dict[str, Any]:
