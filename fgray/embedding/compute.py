@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -93,6 +93,20 @@ def machine_numerics(device: str) -> dict[str, Any]:
     """Return what numbers depend on and only this machine can tell: its device and its libraries."""
     packages = ("torch", "pillow", "numpy", "transformers", "open_clip_torch", "timm", "torchvision")
     return {"device": device_name(device), **{name: _version(name) for name in packages}}
+
+
+def joint_numerics(told: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a run's numerics, completed by what only the machines that computed could tell; where they differ, all they said.
+
+    Args:
+        told: what the driver knows.
+        classes: the classes of the run's parts.
+    """
+    found = dict(told)
+    for name in dict.fromkeys(name for one in classes for name in one if name not in told):
+        values = list(dict.fromkeys(one[name] for one in classes if name in one))
+        found[name] = values[0] if len(values) == 1 else " | ".join(map(str, values))
+    return found
 
 
 def _unit_rows(source: ModelSource | None, batch: int, on_gpu: bool) -> int:

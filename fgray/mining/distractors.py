@@ -17,7 +17,8 @@ from rich.table import Table
 from fgray.benchmarks.base import LoadedBenchmark, open_benchmark
 from fgray.config.schema import DistractorsJob, PrecomputedModel
 from fgray.data.index import image_key
-from fgray.embedding import Embedded, Work, embed, image_requests, plan_work, resolve_compute, text_requests
+from fgray.embedding import IMAGE, Embedded, Work, embed, image_requests, plan_work, resolve_compute, text_requests
+from fgray.embedding.compute import joint_numerics
 from fgray.engine.lease import open_run
 from fgray.engine.store import ResultStore
 from fgray.errors import ConfigError, RunError
@@ -145,6 +146,7 @@ def _run(job: DistractorsJob, folder: RunFolder, source: Mapping[str, Any] | Non
     folder.write_json(folder.RUN, run)
     folder.write_table(folder.ITEMS, work.items())
     embedded, progress = embed(work, model, store, compute, job.data.max_pixels)
+    run["numerics"] = joint_numerics(run["numerics"], store.numerics(IMAGE))
     folder.storage.write_bytes(folder.LOG, "".join(line + "\n" for line in progress.log).encode())
 
     rows = np.array([embedded.image_rows[id_] for id_ in images["item_id"].to_pylist()])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fgray.embedding.compute import Compute, device_name
+from fgray.embedding.compute import Compute, device_name, joint_numerics
 from fgray.engine.cluster import cluster
 from fgray.engine.progress import Progress
 from fgray.engine.run import run_units
@@ -113,6 +113,7 @@ class Engine:
         unit_rows: items of a unit, as configured; None where that is left to fgray.
         items: (kind, item ids) of everything that was asked for.
         log: lines for log.jsonl.
+        classes: numerics classes of the parts, as far as the driver cannot know them.
     """
 
     store_uri: str
@@ -120,6 +121,7 @@ class Engine:
     unit_rows: int | None
     items: list[tuple[str, pa.Array]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    classes: list[dict[str, Any]] = field(default_factory=list)
 
     def parse(self, language: Language, texts: Sequence[str]) -> tuple[list[Parsed | None], list[str | None]]:
         """Return each caption's parse, None where that failed, and why it did."""
@@ -168,12 +170,17 @@ class Engine:
         progress = Progress(len(units), missing.num_rows, [stage], items.num_rows - missing.num_rows, task=stage.name)
         if units:
             with progress:
-                run_units(units, [stage], store, self.numerics(), self.compute.runner, progress)
+                run_units(units, [stage], store, self._told(), self.compute.runner, progress)
         self.log += progress.log
+        if cluster() is not None:
+            self.classes += [one for one in store.numerics(kind) if one not in self.classes]
         return store.read(kind, ids)
 
     def numerics(self) -> dict[str, Any]:
-        """Return the numerics class of the language models: equal ones give equal bytes. On a cluster the parts say the rest of it."""
+        """Return the numerics class of the language models: equal ones give equal bytes."""
+        return self._told() if cluster() is None else joint_numerics(self._told(), self.classes)
+
+    def _told(self) -> dict[str, Any]:
         facts = {"dtype": "fp32", "threads": self.compute.threads}
         return facts if cluster() is not None else {**_machine_numerics(self.compute.device), **facts}
 

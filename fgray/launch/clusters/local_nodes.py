@@ -28,7 +28,7 @@ from fgray.launch.clusters.file import ClusterFile
 from fgray.launch.clusters.processes import MARK, cluster_processes, kill_cluster
 from fgray.launch.clusters.state import make_state_folder, state_folder, token_file, write_private
 
-START_SECONDS = 120.0  # a head needs 10 s on an idle machine
+START_SECONDS = 300.0  # a head needs 10 s on an idle machine, minutes on one that is busy
 LONGEST_TEMP = 38  # characters: Ray puts sockets below it, whose paths have at most 107
 HEAD_ID = "f" * 51 + "00000"  # the provider's own name for the head
 HEAD_TYPE = "ray.head.default"  # the same
@@ -194,6 +194,7 @@ def _environment(temp: Path, token: Path) -> dict[str, str]:
         "RAY_NODE_TYPE_NAME": HEAD_TYPE,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "120",  # of a node; Ray's own 30 s are too few on a busy machine
         "RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),
     }
 
