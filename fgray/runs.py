@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from fgray.config.fingerprint import fingerprint as config_fingerprint
 from fgray.config.schema import Job
 from fgray.errors import DataError, NotFound, RunError
-from fgray.storage import Storage, open_storage
+from fgray.storage import RangedFile, Storage, open_storage
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -65,6 +66,9 @@ ITEM_SCHEMA = pa.schema([pa.field("kind", pa.string(), nullable=False), pa.field
 
 SELECTION = "selection"  # key of a training run's run.json: benchmark -> fingerprint of the data that picked its checkpoint
 
+ROW_GROUP = 1 << 20  # rows of a row group, as pyarrow's own default
+_READ_BYTES = 4 << 20
+
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy", "pillow", "pyarrow", "ray", "scipy")
 
 
@@ -105,6 +109,21 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _regroup(slices: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield the rows of all slices in tables of exactly `rows`, and what is left in a last one."""
+    held: list[pa.Table] = []
+    count = 0
+    for table in slices:
+        while count + table.num_rows >= rows:
+            first = table.slice(0, rows - count)
+            yield pa.concat_tables([*held, first]).combine_chunks()
+            held, count, table = [], 0, table.slice(first.num_rows)
+        held.append(table)
+        count += table.num_rows
+    if count:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 class RunFolder:
@@ -161,6 +180,28 @@ class RunFolder:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         self.storage.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def write_slices(self, name: str, schema: pa.Schema, slices: Iterable[pa.Table]) -> None:
+        """Write a Parquet file slice by slice; the bytes are those that `write_table` gives the whole table in one chunk."""
+        with self.storage.writing(name) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for group in _regroup(slices, ROW_GROUP):
+                writer.write_table(group, ROW_GROUP)
+
+    def read_slices(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield a Parquet file's rows in order, some ten thousand at a time.
+
+        Raises:
+            NotFound: it does not exist.
+            DataError: it is damaged.
+        """
+        if not self.storage.exists(name):
+            self._read(name)  # says what to do
+        try:
+            file = pq.ParquetFile(io.BufferedReader(RangedFile(self.storage, name), _READ_BYTES))
+            for batch in file.iter_batches(1 << 16, columns=columns, use_threads=False):
+                yield pa.Table.from_batches([batch])
+        except pa.ArrowInvalid as error:
+            raise DataError(f"not a readable Parquet file ({error})", where=f"{self.uri}/{name}", fix="run the job again") from error
 
     def read_table(self, name: str) -> pa.Table:
         """Read a Parquet file.

@@ -20,6 +20,7 @@ Suite = Callable[[Mapping[str, Any], str], Iterator["Row"]]
 SUITES: Registry[Suite] = Registry(
     "bench suite",
     {
+        "cluster": "fgray.bench.cluster:run",
         "eval": "fgray.bench.eval:run",
         "gpu": "fgray.bench.gpu:run",
         "gpu_mine": "fgray.bench.gpu_mine:run",

@@ -172,7 +172,7 @@ def image_gflop(tower: Callable[[torch.Tensor], torch.Tensor], size: tuple[int, 
     return float(counter.get_total_flops()) / 1e9
 
 
-def _units(root: str, fingerprint: str, images: int, rows: int) -> list[Unit]:
+def _units(root: str, fingerprint: str, images: int, rows: int) -> Sequence[Unit]:
     """Return `images` requests for the pictures in turn, each an item of its own, cut into units."""
     index = open_images(root)
     requests = image_requests(index, index.keys.to_pylist(), fingerprint, MAX_PIXELS)

@@ -392,5 +392,5 @@ class BenchJob(Job):
     """Measure fgray against a bare loop or a peer tool and print ratios."""
 
     job: Literal["bench"] = Field(description="which kind of job: bench")
-    suite: str = Field(description="which benchmark of fgray itself: eval, mine, train, regions, gpu, gpu_mine")
+    suite: str = Field(description="which benchmark of fgray itself: eval, mine, train, regions, cluster, gpu, gpu_mine")
     options: dict[str, Any] = Field(default_factory=dict, description="sizes of the suite")

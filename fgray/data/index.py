@@ -76,19 +76,22 @@ class ImageIndex:
         """The storage at `root_uri`."""
         return open_storage(self.root_uri)
 
-    def locate(self, keys: Sequence[str]) -> pa.Table:
-        """Return the rows of these keys, in their order (repeats allowed).
+    def places(self, keys: Sequence[str]) -> pa.Array:
+        """Return the row of each key, in their order (repeats allowed).
 
         Raises:
             DataError: a key is not in the index.
         """
-        wanted = pa.array(keys, pa.string())
-        positions = pc.index_in(wanted, value_set=self.keys)
+        positions = pc.index_in(pa.array(keys, pa.string()), value_set=self.keys)
         if positions.null_count:
             missing = [key for key, position in zip(keys, positions.to_pylist(), strict=True) if position is None]
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise DataError(f"no image '{missing[0]}'{more}", where=self.root_uri, fix=_suggest(missing[0], self.keys))
-        return self.table.take(positions)
+        return positions
+
+    def locate(self, keys: Sequence[str]) -> pa.Table:
+        """Return the index's rows of these keys; see `places`."""
+        return self.table.take(self.places(keys))
 
     def read(self, rows: pa.Table) -> list[bytes]:
         """Return the encoded images of some rows of the index; see `read_rows`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fgray.embedding.compute import Compute, resolve_compute
 from fgray.embedding.regions import check_requests, region_requests
-from fgray.embedding.requests import IMAGE, REGION, TEXT, image_requests, text_requests
+from fgray.embedding.requests import IMAGE, REGION, TEXT, image_request_slices, image_requests, text_request_slices, text_requests
 from fgray.embedding.stages import embedding_stages
 from fgray.embedding.work import Work, plan_work
 from fgray.engine.progress import Progress
@@ -28,10 +28,12 @@ __all__ = [
     "Work",
     "check_requests",
     "embed",
+    "image_request_slices",
     "image_requests",
     "plan_work",
     "region_requests",
     "resolve_compute",
+    "text_request_slices",
     "text_requests",
 ]
 
@@ -70,7 +72,7 @@ def embed(work: Work, source: ModelSource, store: ResultStore, compute: Compute,
     progress = Progress(units=len(work.units), items=work.missing, stages=stages, stored=work.requested - work.missing)
     with progress:
         run_units(work.units, stages, store, compute.numerics(source), compute.runner, progress)
-    ids = [(kind, table["item_id"].combine_chunks()) for kind, table in work.tables()]
+    ids = [(kind, rows.column("item_id").combine_chunks()) for kind, rows in work.kinds()]
     images, texts, regions = (store.read(kind, wanted) for kind, wanted in ids)
     image_rows, text_rows, region_rows = ({id_: row for row, id_ in enumerate(wanted.to_pylist())} for _, wanted in ids)
     return Embedded(images, texts, regions, image_rows, text_rows, region_rows), progress

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 
-from fgray.data.index import ImageIndex
-from fgray.engine.units import ID_TYPE, item_id
+from fgray.data.index import INDEX_SCHEMA, ImageIndex
+from fgray.engine.units import ID_TYPE, item_ids
 
 IMAGE, TEXT, REGION = "embed_image", "embed_text", "embed_region"
+SLICE = 1 << 18  # requests made at a time
+
+_ID = pa.field("item_id", ID_TYPE)
+IMAGE_SCHEMA = pa.schema([*INDEX_SCHEMA, _ID, pa.field("root", pa.string())])
+TEXT_SCHEMA = pa.schema([_ID, pa.field("text", pa.string())])
 
 
 def image_requests(index: ImageIndex, keys: Sequence[str], fingerprint: str, max_pixels: int, kind: str = IMAGE) -> pa.Table:
@@ -25,13 +31,41 @@ def image_requests(index: ImageIndex, keys: Sequence[str], fingerprint: str, max
     Raises:
         DataError: a key is not in the index.
     """
-    rows = index.locate(keys)
-    ids = [item_id(kind, fingerprint, digest + str(max_pixels).encode()) for digest in rows["sha256"].to_pylist()]
-    root = pa.array([index.root_uri] * rows.num_rows, pa.string())
-    return rows.append_column("item_id", pa.array(ids, ID_TYPE)).append_column("root", root)
+    return pa.concat_tables([IMAGE_SCHEMA.empty_table(), *image_request_slices(index, keys, fingerprint, max_pixels, kind)])
+
+
+def image_request_slices(
+    index: ImageIndex, keys: Sequence[str], fingerprint: str, max_pixels: int, kind: str = IMAGE
+) -> Iterator[pa.Table]:
+    """Yield what `image_requests` returns in slices."""
+    places = index.places(keys)
+    for start in range(0, len(places), SLICE):
+        yield requests_of(index, index.table.take(places.slice(start, SLICE)).combine_chunks(), fingerprint, max_pixels, kind)
+
+
+def requests_of(index: ImageIndex, rows: pa.Table, fingerprint: str, max_pixels: int, kind: str = IMAGE) -> pa.Table:
+    """Return the requests for some rows of an index; see `image_requests`."""
+    suffix = str(max_pixels).encode()
+    ids = item_ids(kind, fingerprint, (digest + suffix for digest in _values(rows["sha256"])))
+    return pa.table([*rows.columns, ids, pa.repeat(index.root_uri, rows.num_rows)], schema=IMAGE_SCHEMA)
 
 
 def text_requests(texts: Sequence[str], fingerprint: str) -> pa.Table:
     """Return one row per text, in order: item_id and text."""
-    ids = [item_id(TEXT, fingerprint, text.encode()) for text in texts]
-    return pa.table({"item_id": pa.array(ids, ID_TYPE), "text": pa.array(list(texts), pa.string())})
+    return pa.concat_tables([TEXT_SCHEMA.empty_table(), *text_request_slices(texts, fingerprint)])
+
+
+def text_request_slices(texts: Sequence[str], fingerprint: str) -> Iterator[pa.Table]:
+    """Yield what `text_requests` returns in slices."""
+    for start in range(0, len(texts), SLICE):
+        some = texts[start : start + SLICE]
+        yield pa.table([item_ids(TEXT, fingerprint, (text.encode() for text in some)), pa.array(some, pa.string())], schema=TEXT_SCHEMA)
+
+
+def _values(column: pa.ChunkedArray) -> list[bytes]:
+    """Return a column of fixed width as bytes; much faster than ``to_pylist``."""
+    width = column.type.byte_width
+    found: list[bytes] = []
+    for chunk in column.chunks:
+        found += np.frombuffer(chunk.buffers()[1], f"V{width}", len(chunk), chunk.offset * width).tolist()
+    return found

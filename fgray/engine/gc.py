@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.compute as pc
 
+from fgray.engine.idsets import IdTable, locate
 from fgray.engine.store import ResultStore
-from fgray.engine.units import ID_TYPE
 from fgray.errors import ConfigError
 from fgray.runs import RunFolder
-from fgray.storage import open_storage
+from fgray.storage import FileInfo, open_storage
 
 LEFTOVER_SECONDS = 24 * 3600.0  # no writer needs a day for one file
-Needs = dict[str, pa.Array]  # kind -> ids; an id holds the fingerprint of what computed it, so a run may read of several models
 
 
 @dataclass(frozen=True)
@@ -52,34 +51,40 @@ def collect(store: str, runs: Sequence[str], dry_run: bool = False) -> Collected
         raise ConfigError("no run is named", where=store, fix="name the runs that stay: fgray store gc STORE RUN…")
     needed = _needed_items(runs)
     storage = open_storage(store)
-    removed, kept = [], 0
-    groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    removed: list[FileInfo] = []
+    kept = 0
+    groups: dict[tuple[str, str], list[FileInfo]] = {}
     for info in storage.list():
         model, *rest = info.path.split("/")
         if len(rest) == 2 and rest[1].startswith("part-"):
-            groups.setdefault((model, rest[0]), []).append((info.path, info.size))
+            groups.setdefault((model, rest[0]), []).append(info)
     for (model, kind), parts in groups.items():
-        left = needed.get(kind, pa.array([], ID_TYPE))
         results = ResultStore(store, model)
-        for path, size in sorted(parts):
-            ids = results.part_ids(path.partition("/")[2]) if len(left) else left
-            serves = pc.is_in(left, value_set=ids)
-            if len(left) and pc.any(serves).as_py():
-                kept += 1
-                left = left.filter(pc.invert(serves))
-            else:
-                removed.append((path, size))
+        serving = _serving(results, kind, needed[kind]) if kind in needed else set()
+        gone = [info for info in parts if info.path.partition("/")[2] not in serving]
+        kept += len(parts) - len(gone)
+        removed += gone
+        if gone and not dry_run:
+            results.trim(kind, serving)
     leftovers = storage.leftovers(LEFTOVER_SECONDS)
     if not dry_run:
-        for path in (*(path for path, _ in removed), *(info.path for info in leftovers)):
-            storage.delete(path)
-    return Collected(len(removed), sum(size for _, size in removed), kept, len(leftovers), dry_run)
+        for info in (*removed, *leftovers):
+            storage.delete(info.path)
+    return Collected(len(removed), sum(info.size for info in removed), kept, len(leftovers), dry_run)
 
 
-def _needed_items(runs: Sequence[str]) -> Needs:
-    lists: dict[str, list[pa.Array]] = {}
+def _serving(results: ResultStore, kind: str, needed: IdTable) -> set[str]:
+    """Return the paths of the parts from which a needed item is read: of equal ones the smallest."""
+    paths, stored = results.placed(kind)
+    places = locate(needed, stored)
+    return {paths[at] for at in np.unique(places[places >= 0])}
+
+
+def _needed_items(runs: Sequence[str]) -> dict[str, IdTable]:
+    """Return kind -> ids; an id holds the fingerprint of what computed it, so a run may read of several models."""
+    needed: dict[str, IdTable] = {}
     for run in runs:
-        items = RunFolder(run).read_table(RunFolder.ITEMS)
-        for kind in pc.unique(items["kind"]).to_pylist():
-            lists.setdefault(kind, []).append(items.filter(pc.equal(items["kind"], kind))["item_id"].combine_chunks())
-    return {kind: pc.unique(pa.concat_arrays(arrays)) for kind, arrays in lists.items()}
+        for items in RunFolder(run).read_slices(RunFolder.ITEMS):
+            for kind in pc.unique(items["kind"]).to_pylist():
+                needed.setdefault(kind, IdTable()).add(items.filter(pc.equal(items["kind"], kind))["item_id"])
+    return needed

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -13,12 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fgray.engine.units import ID_TYPE, unit_id
+from fgray.engine.idsets import IdTable, locate
+from fgray.engine.part_index import FOLDER, PARTS, Listed, read_indexes, write_index
+from fgray.engine.units import ID_TYPE, unit_id_of
 from fgray.errors import RunError
-from fgray.storage import Storage, open_storage
+from fgray.storage import FileInfo, RangedFile, Storage, open_storage
 
+S = TypeVar("S")
 T = TypeVar("T")
 READ_THREADS = 16  # parts are small and latency dominates on S3
+WHOLE_BYTES = 1 << 20  # smaller parts are read in one request
+READ_BYTES = 256 << 10  # of a larger part's footer and ids at a time
 NUMERICS_KEY = b"fgray.numerics"
 
 
@@ -37,8 +44,8 @@ class ResultStore:
             table: columns item_id (binary[16]), error (string, null where the value counts), value and extras.
             numerics: the numerics class it was computed in, kept in the file's metadata.
         """
-        name = unit_id(table["item_id"].to_pylist())
-        meta = {**(table.schema.metadata or {}), NUMERICS_KEY: json.dumps(dict(numerics), sort_keys=True).encode()}
+        name = unit_id_of(table["item_id"])
+        meta = {**(table.schema.metadata or {}), NUMERICS_KEY: numerics_text(numerics).encode()}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(meta), sink, compression="zstd", use_dictionary=False)
         self._storage.write_bytes(f"{kind}/part-{name}.parquet", sink.getvalue().to_pybytes())
@@ -46,7 +53,7 @@ class ResultStore:
 
     def errors_of(self, kind: str, ids: pa.ChunkedArray) -> dict[int, str] | None:
         """Return the errors (row of `ids` -> "stage: reason") of the part that holds exactly these items; None if there is none."""
-        path = f"{kind}/part-{unit_id(ids.to_pylist())}.parquet"
+        path = f"{kind}/part-{unit_id_of(ids)}.parquet"
         if not self._storage.exists(path):
             return None
         part = self._read(path, ["item_id", "error"])
@@ -55,17 +62,79 @@ class ResultStore:
 
     def parts(self, kind: str) -> list[str]:
         """Return the paths of a kind's parts in the order in which duplicates are resolved (smallest unit id first)."""
-        return sorted(info.path for info in self._storage.list(f"{kind}/") if info.path.endswith(".parquet"))
+        return sorted(info.path for info in self._storage.list(f"{kind}/") if _part_name(info.path))
+
+    def listed(self, kind: str) -> Iterator[Listed]:
+        """Yield the ids of every part of a kind, some parts at a time, in no particular order.
+
+        Index files tell most of it. The other parts are opened, and where they are many, listed in further index files.
+
+        Raises:
+            RunError: a part is damaged.
+        """
+        yield from self._listed(kind, *self._listing(kind))
+
+    def placed(self, kind: str) -> tuple[list[str], IdTable]:
+        """Return the paths of a kind's parts, smallest unit id first, and every stored id with the number of its part.
+
+        Raises:
+            RunError: a part is damaged.
+        """
+        parts, indexes = self._listing(kind)
+        number = {name: at for at, name in enumerate(sorted(parts))}
+        table = IdTable()
+        for listed in self._listed(kind, parts, indexes):
+            table.add(listed.ids, np.repeat([number[name] for name in listed.names], listed.counts))
+        return [parts[name].path for name in number], table
+
+    def _listing(self, kind: str) -> tuple[dict[str, FileInfo], list[str]]:
+        """Return unit id -> part, and the paths of the index files."""
+        parts, indexes = {}, []
+        for info in self._storage.list(f"{kind}/"):
+            if name := _part_name(info.path):
+                parts[name] = info
+            elif info.path.startswith(f"{kind}/{FOLDER}/"):
+                indexes.append(info.path)
+        return parts, indexes
+
+    def _listed(self, kind: str, parts: Mapping[str, FileInfo], indexes: Sequence[str]) -> Iterator[Listed]:
+        left = dict(parts)
+        for listed in read_indexes(self._storage, indexes, parts.keys()):
+            for name in listed.names:
+                left.pop(name, None)
+            yield listed
+        rest = list(left.items())
+        for start in range(0, len(rest), PARTS):
+            some = rest[start : start + PARTS]
+            listed = Listed.join([(name, *found) for (name, _), found in zip(some, _in_parallel(self._contents, some), strict=True)])
+            if len(some) == PARTS:
+                self.note(kind, listed)
+            yield listed
+
+    def note(self, kind: str, listed: Listed) -> None:
+        """Keep what some committed parts hold in an index file, so that the next plan need not open them."""
+        write_index(self._storage, kind, listed)
+
+    def trim(self, kind: str, paths: Collection[str]) -> None:
+        """Let the index files list only these parts; the others are about to go."""
+        indexes = self._listing(kind)[1]
+        kept = read_indexes(self._storage, indexes, {_part_name(path) for path in paths})
+        written = {write_index(self._storage, kind, listed) for listed in kept}
+        for path in set(indexes) - written:
+            self._storage.delete(path)
 
     def stored_ids(self, kind: str) -> pa.Array:
-        """Return the ids of every stored item of a kind (quarantined ones too), each once."""
-        tables = self._read_all(kind, lambda path: self._read(path, ["item_id"]))
-        ids = pa.concat_arrays([chunk for table in tables for chunk in table["item_id"].chunks]) if tables else pa.array([], ID_TYPE)
-        return pc.unique(ids.cast(ID_TYPE))
+        """Return the ids of every stored item of a kind (quarantined ones too), each once; `listed` needs less memory."""
+        return pc.unique(pa.concat_arrays([pa.array([], ID_TYPE), *(listed.ids for listed in self.listed(kind))]))
 
-    def part_ids(self, path: str) -> pa.Array:
-        """Return the item ids of one part."""
-        return self._read(path, ["item_id"])["item_id"].combine_chunks().cast(ID_TYPE)
+    def _contents(self, part: tuple[str, FileInfo]) -> tuple[str, pa.Array]:
+        """Return the numerics class of a part (as JSON) and its ids; of a large part only those bytes are read."""
+        info = part[1]
+        with self._damage(info.path):
+            whole = pa.BufferReader(self._storage.read_bytes(info.path)) if info.size < WHOLE_BYTES else None
+            file = pq.ParquetFile(whole or io.BufferedReader(RangedFile(self._storage, info.path), READ_BYTES))
+            ids = file.read(["item_id"], use_threads=False)["item_id"].combine_chunks().cast(ID_TYPE)
+            return (file.schema_arrow.metadata or {}).get(NUMERICS_KEY, b"{}").decode(), ids
 
     def read(self, kind: str, ids: pa.Array) -> Results:
         """Read the results of `ids`, aligned with them.
@@ -86,35 +155,49 @@ class ResultStore:
         Raises:
             RunError: an item is not in the store.
         """
-        paths = self.parts(kind)
-        lists = _in_parallel(self.part_ids, paths)
-        stored = pa.concat_arrays(lists) if lists else pa.array([], ID_TYPE)
-        places = pc.index_in(ids, value_set=stored)  # of equal ids the first, in the order of the parts
-        if places.null_count:
-            raise RunError(f"{places.null_count} of {len(ids)} {kind} results are missing from the store", fix="run the same command again")
-        part_of = np.searchsorted(np.cumsum([len(part) for part in lists]), places.to_numpy(), side="right")
+        paths, stored = self.placed(kind)
+        asked = IdTable()
+        asked.add(ids)
+        part_of = locate(asked, stored)  # of several parts with an item the smallest unit id
+        if missing := int(np.count_nonzero(part_of < 0)):
+            raise RunError(f"{missing} of {len(ids)} {kind} results are missing from the store", fix="run the same command again")
         for first in range(0, len(ids), rows):
             needed = np.unique(part_of[first : first + rows])
             yield Results.gather(kind, ids.slice(first, rows), [self._read(paths[part]) for part in needed])
 
     def numerics(self, kind: str) -> list[dict[str, Any]]:
         """Return the distinct numerics classes of a kind's parts."""
-        found = set(self._read_all(kind, lambda path: (self._read(path, ["item_id"]).schema.metadata or {}).get(NUMERICS_KEY, b"{}")))
-        return [json.loads(text) for text in sorted(found)]
+        return [json.loads(text) for text in sorted({text for listed in self.listed(kind) for text in listed.numerics})]
 
     def _read_all(self, kind: str, read: Callable[[str], T]) -> list[T]:
         return _in_parallel(read, self.parts(kind))
 
     def _read(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        try:
+        with self._damage(path):
             # Not `read_table`: its thread pool may abort a process that ends right after it (apache/arrow#34314).
             return pq.ParquetFile(pa.BufferReader(self._storage.read_bytes(path))).read(columns, use_threads=False)
+
+    @contextlib.contextmanager
+    def _damage(self, path: str) -> Iterator[None]:
+        try:
+            yield
         except (pa.ArrowInvalid, OSError) as error:
             where = f"{self._storage.uri}/{path}"
             raise RunError(f"damaged result part ({error})", where=where, fix="delete that file and run the same command again") from error
 
 
-def _in_parallel(read: Callable[[str], T], paths: Sequence[str]) -> list[T]:
+def numerics_text(numerics: Mapping[str, Any]) -> str:
+    """Return a numerics class as parts and index files keep it."""
+    return json.dumps(dict(numerics), sort_keys=True)
+
+
+def _part_name(path: str) -> str:
+    """Return the unit id of a part's path, or "" for other files."""
+    name = path.rpartition("/")[2]
+    return name[len("part-") : -len(".parquet")] if name.startswith("part-") and name.endswith(".parquet") else ""
+
+
+def _in_parallel(read: Callable[[S], T], paths: Sequence[S]) -> list[T]:
     if not paths:
         return []
     with ThreadPoolExecutor(READ_THREADS) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,16 @@ from rich.table import Table
 
 from fgray.benchmarks.base import LoadedBenchmark, open_benchmark
 from fgray.config.schema import EvalJob, PrecomputedModel
-from fgray.embedding import Compute, Work, check_requests, image_requests, plan_work, region_requests, resolve_compute, text_requests
+from fgray.embedding import (
+    Compute,
+    Work,
+    check_requests,
+    image_request_slices,
+    plan_work,
+    region_requests,
+    resolve_compute,
+    text_request_slices,
+)
 from fgray.engine.store import ResultStore
 from fgray.errors import ConfigError, did_you_mean
 from fgray.models import open_model
@@ -75,16 +85,15 @@ def plan_evaluation(job: EvalJob) -> Plan:
     compute = resolve_compute(job.compute, source, _previous_compute(job))
     fingerprint = source.fingerprint()
     limit = job.data.max_pixels
-    images = [image_requests(loaded.images, loaded.cases.references("image"), fingerprint, limit) for loaded in benchmarks.values()]
-    texts = [text_requests(loaded.cases.references("text"), fingerprint) for loaded in benchmarks.values()]
+    all_loaded = benchmarks.values()
+    images = chain.from_iterable(image_request_slices(one.images, one.cases.references("image"), fingerprint, limit) for one in all_loaded)
+    texts = chain.from_iterable(text_request_slices(one.cases.references("text"), fingerprint) for one in all_loaded)
     regions = []
     for loaded in benchmarks.values():
         named = loaded.cases.named_regions()
         check_requests(named, source)
         regions.append(region_requests(loaded.images, named, fingerprint, limit))
-    work = plan_work(
-        pa.concat_tables(images), pa.concat_tables(texts), store, compute.unit_rows, pa.concat_tables(regions), source.card.image_size
-    )
+    work = plan_work(images, texts, store, compute.unit_rows, pa.concat_tables(regions), source.card.image_size)
     return Plan(job, benchmarks, source, compute, store, work)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -12,17 +13,17 @@ import pyarrow as pa
 from fgray.benchmarks.base import LoadedBenchmark
 from fgray.config.schema import EvalJob, PrecomputedModel
 from fgray.embedding import IMAGE, REGION, embed
+from fgray.embedding.compute import joint_numerics
 from fgray.engine.lease import open_run
-from fgray.evaluation.controls import shuffled_controls
 from fgray.evaluation.plan import Plan, data_fingerprint, images_fingerprint, load_benchmarks, plan_evaluation
 from fgray.evaluation.quarantine import account, count_failed, list_quarantine
+from fgray.evaluation.reduce import Reducer
 from fgray.evaluation.scorers import embedding_scorer, precomputed_scorer
-from fgray.evaluation.scoring import Scorer, score_cases
+from fgray.evaluation.scoring import Scorer, score_slices
 from fgray.metrics.spec import to_dict as metric_to_dict
-from fgray.metrics.summary import build_trees, summarise
 from fgray.models.precomputed import open_precomputed
 from fgray.report.html import write_report
-from fgray.runs import QUARANTINE_SCHEMA, RunFolder, describe_job
+from fgray.runs import ITEM_SCHEMA, QUARANTINE_SCHEMA, SAMPLE_SCHEMA, RunFolder, describe_job
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,16 @@ class RunResult:
     metrics: dict[str, dict[str, Any]]
 
 
-def evaluate(job: EvalJob, source: Mapping[str, Any] | None = None) -> RunResult:
+Predict = Callable[[Plan], Mapping[str, Any]]
+
+
+def evaluate(job: EvalJob, source: Mapping[str, Any] | None = None, predict: Predict | None = None) -> RunResult:
     """Run an evaluation, or finish one that was interrupted: what the store holds is not computed again.
 
     Args:
         job: the configuration.
         source: the configuration as it was written, with ``${ENV}`` unresolved, for run.json; default: the job itself.
+        predict: says before anything is computed what the run will take; run.json keeps it beside what was measured.
 
     Raises:
         RunError: another run holds the output, the output belongs to another configuration, too many items are corrupt,
@@ -55,10 +60,10 @@ def evaluate(job: EvalJob, source: Mapping[str, Any] | None = None) -> RunResult
     with open_run(job) as folder:
         if isinstance(job.model, PrecomputedModel):
             return _evaluate_precomputed(job, job.model, folder, source)
-        return _evaluate_encoder(plan_evaluation(job), folder, source)
+        return _evaluate_encoder(plan_evaluation(job), folder, source, predict)
 
 
-def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] | None) -> RunResult:
+def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] | None, predict: Predict | None) -> RunResult:
     job, model = plan.job, plan.source
     run = {
         **_describe(job, source, plan.benchmarks),
@@ -66,8 +71,10 @@ def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] |
         "compute": asdict(plan.compute),
         "numerics": plan.compute.numerics(model),
     }
+    if predict is not None:
+        run["plan"] = dict(predict(plan))
     folder.write_json(RunFolder.RUN, run)
-    folder.write_table(RunFolder.ITEMS, plan.work.items())
+    folder.write_slices(RunFolder.ITEMS, ITEM_SCHEMA, plan.work.item_slices())
     start = time.monotonic()
     embedded, progress = embed(plan.work, model, plan.store, plan.compute, job.data.max_pixels)
     earlier = folder.storage.read_bytes(RunFolder.LOG) if folder.storage.exists(RunFolder.LOG) else b""
@@ -82,12 +89,14 @@ def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] |
         "truncated_texts": int(embedded.texts.columns["truncated"].sum()) if plan.work.texts.num_rows else 0,
         "numerics_classes": _numerics_classes(plan),
     }
+    run["numerics"] = joint_numerics(run["numerics"], run["items"]["numerics_classes"])
     run["timing"] = {
         "embedding_seconds": round(time.monotonic() - start, 3),
         "computed": progress.done_items,
         "first_commit_seconds": progress.first_commit_seconds,
         "limiting_stage": progress.limiting_stage(),
         "splits": progress.splits,
+        **progress.measured(),
     }
 
     fingerprint, limit = model.fingerprint(), job.data.max_pixels
@@ -118,11 +127,9 @@ def _finish(
     folder: RunFolder,
 ) -> RunResult:
     """Score, summarise and write everything that does not depend on how the scores came to be."""
-    metrics, controls = {}, {}
-    tables = {name: score_cases(name, loaded.cases, scorers[name]) for name, loaded in benchmarks.items()}
-    folder.write_table(
-        RunFolder.SAMPLES, pa.concat_tables(tables.values()).sort_by([(c, "ascending") for c in ("benchmark", "subset", "task", "case_id")])
-    )
+    reducers = {name: Reducer(loaded, job.stats) for name, loaded in benchmarks.items()}
+    slices = (reducers[name].watch(score_slices(name, benchmarks[name].cases, scorers[name])) for name in sorted(benchmarks))
+    folder.write_slices(RunFolder.SAMPLES, SAMPLE_SCHEMA, chain.from_iterable(slices))
     regions = [
         loaded.cases.regions.add_column(0, "benchmark", pa.repeat(name, loaded.cases.regions.num_rows))
         for name, loaded in benchmarks.items()
@@ -130,14 +137,12 @@ def _finish(
     ]
     if regions:
         folder.write_table(RunFolder.REGIONS, pa.concat_tables(regions))
-    for name, loaded in benchmarks.items():
-        build_trees(tables[name], loaded.metrics)  # refuses a metric without samples, before intervals take their time
-    for name, loaded in benchmarks.items():
-        samples = tables[name]
-        metrics.update(summarise(samples, loaded.metrics, job.stats))
-        controls.update(loaded.controls)
-        if loaded.shuffled_control:
-            controls.update(shuffled_controls(samples, loaded.metrics, job.stats.seed))
+    for reducer in reducers.values():
+        reducer.check()  # before intervals take their time
+    metrics, controls = {}, {}
+    for reducer in reducers.values():
+        metrics.update(reducer.metrics())
+        controls.update(reducer.controls())
     fingerprints = {
         "config": run["fingerprint"],
         "model": model_fingerprint,
@@ -151,7 +156,7 @@ def _finish(
 
 def _numerics_classes(plan: Plan) -> list[dict[str, Any]]:
     """Return the distinct numerics classes of the run's images and regions."""
-    kinds = [kind for kind, items in plan.work.tables() if kind in (IMAGE, REGION) and items.num_rows]
+    kinds = [kind for kind, items in plan.work.kinds() if kind in (IMAGE, REGION) and items.num_rows]
     found = [numerics for kind in kinds for numerics in plan.store.numerics(kind)]
     return [numerics for at, numerics in enumerate(found) if numerics not in found[:at]]
 

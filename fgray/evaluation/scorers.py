@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from fgray.errors import DataError
 from fgray.evaluation.scoring import Scorer, Scores
 from fgray.models.precomputed import PrecomputedScores
 
-QUERY_BLOCK = 256  # queries scored against a pool at a time
+GATHERED = 1 << 22  # numbers of candidates' embeddings gathered at a time
 GRID = 2.0**26  # embeddings are rounded to multiples of 1 / GRID, see `on_grid`
 
 
@@ -51,28 +51,28 @@ class EmbeddingScores:
         self._vectors, self._rows, self._errors = vectors, rows, errors
         self._valid = {kind: np.array([reason is None for reason in errors[kind]], bool) for kind in vectors}
 
-    def scores(self, query_kind: str, query: str, candidate_kind: str, candidates: Sequence[str]) -> Scores:
-        """Return [N] cosines of the candidates of one query."""
-        row = self._rows[query_kind][query]
-        rows = self._find(candidate_kind, candidates)
-        if not self._valid[query_kind][row]:
-            return np.full(len(rows), np.nan)
-        products = on_grid(self._vectors[candidate_kind][rows]) @ on_grid(self._vectors[query_kind][row])
-        return np.where(self._valid[candidate_kind][rows], products, np.nan)
-
-    def pool_scores(self, query_kind: str, queries: Sequence[str], candidate_kind: str, pool: Sequence[str]) -> Iterator[Scores]:
-        """Yield [N] cosines of the pool's members for each query."""
-        distinct, place = np.unique(self._find(candidate_kind, pool), return_inverse=True)
-        members = on_grid(self._vectors[candidate_kind][distinct])
-        invalid = ~self._valid[candidate_kind][distinct]
+    def list_scores(self, query_kind: str, queries: Sequence[str], candidate_kind: str, candidates: Sequence[Sequence[str]]) -> Scores:
+        """Return [Q, N] cosines of each query's own candidates."""
         query_rows = self._find(query_kind, queries)
-        for start in range(0, len(query_rows), QUERY_BLOCK):
-            rows = query_rows[start : start + QUERY_BLOCK]
-            block = on_grid(self._vectors[query_kind][rows]) @ members.T
-            block[:, invalid] = np.nan
-            block[~self._valid[query_kind][rows]] = np.nan
-            for line in block:
-                yield line[place]
+        rows = self._find(candidate_kind, [reference for names in candidates for reference in names]).reshape(len(queries), -1)
+        vectors, others = self._vectors[query_kind], self._vectors[candidate_kind]
+        products = np.empty(rows.shape)
+        step = max(1, GATHERED // max(1, rows.shape[1] * others.shape[1]))
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            products[some] = np.matmul(on_grid(others[rows[some]]), on_grid(vectors[query_rows[some]])[:, :, None])[:, :, 0]
+        products[~self._valid[candidate_kind][rows]] = np.nan
+        products[~self._valid[query_kind][query_rows]] = np.nan
+        return products
+
+    def pool_scores(self, query_kind: str, queries: Sequence[str], candidate_kind: str, pool: Sequence[str]) -> Scores:
+        """Return [Q, N] cosines of the pool's members for each query."""
+        distinct, place = np.unique(self._find(candidate_kind, pool), return_inverse=True)
+        rows = self._find(query_kind, queries)
+        products = on_grid(self._vectors[query_kind][rows]) @ on_grid(self._vectors[candidate_kind][distinct]).T
+        products[:, ~self._valid[candidate_kind][distinct]] = np.nan
+        products[~self._valid[query_kind][rows]] = np.nan
+        return products[:, place]
 
     def reason(self, kind: str, reference: str) -> str:
         """Return why a reference has no embedding."""
@@ -102,20 +102,22 @@ class PrecomputedPairs:
     def __init__(self, source: PrecomputedScores, prototypes: Mapping[str, Sequence[str]]) -> None:
         self._source, self._prototypes = source, prototypes
 
-    def scores(self, query_kind: str, query: str, candidate_kind: str, candidates: Sequence[str]) -> Scores:
-        """Return [N] scores of the candidates of one query.
+    def list_scores(self, query_kind: str, queries: Sequence[str], candidate_kind: str, candidates: Sequence[Sequence[str]]) -> Scores:
+        """Return [Q, N] scores of each query's own candidates.
 
         Raises:
             DataError: a pair has no score, or a class has several prompts (scores cannot be averaged like embeddings).
         """
+        return np.stack([self._score(query_kind, *pair, candidate_kind) for pair in zip(queries, candidates, strict=True)])
+
+    def pool_scores(self, query_kind: str, queries: Sequence[str], candidate_kind: str, pool: Sequence[str]) -> Scores:
+        """Return [Q, N] scores of the pool's members for each query; raises as `list_scores`."""
+        return np.stack([self._score(query_kind, query, pool, candidate_kind) for query in queries])
+
+    def _score(self, query_kind: str, query: str, candidates: Sequence[str], candidate_kind: str) -> Scores:
         if candidate_kind == "prototype":
             candidates, candidate_kind = [self._only_text(name) for name in candidates], "text"
         return self._source.score(query_kind, query, candidate_kind, candidates)
-
-    def pool_scores(self, query_kind: str, queries: Sequence[str], candidate_kind: str, pool: Sequence[str]) -> Iterator[Scores]:
-        """Yield [N] scores of the pool's members for each query."""
-        for query in queries:
-            yield self.scores(query_kind, query, candidate_kind, pool)
 
     def reason(self, kind: str, reference: str) -> str:
         """Return why a reference has no score; a missing pair is an error before it comes to that."""

@@ -226,17 +226,19 @@ def average_intervals(metrics: Mapping[str, Leaves], resampler: Resampler, level
     found: dict[str, Interval | None] = {}
     for column, (name, leaves) in enumerate(metrics.items()):
         value = math.fsum(weight * _total(sums.hits) / _total(sums.counts) for weight, sums in leaves)
-        ends = _bca(deviations[:, column], list(moved[name].values()), level)
+        terms = moved[name].values()
+        acceleration = math.fsum(u**3 for u in terms) / (6 * math.fsum(u**2 for u in terms) ** 1.5) if any(terms) else 0.0
+        ends = bca_ends(deviations[:, column], acceleration, level)
         found[name] = None if ends is None else (value + ends[0], value + ends[1])
     return found
 
 
-def _bca(deviations: NDArray[np.float64], terms: Sequence[float], level: float) -> Interval | None:
+def bca_ends(deviations: NDArray[np.float64], acceleration: float, level: float) -> Interval | None:
+    """Return the ends of a BCa interval around the value, from the deviations of the resamples; None where none deviates."""
     if not deviations.any():
         return None
     below = (np.count_nonzero(deviations < 0) + 0.5 * np.count_nonzero(deviations == 0)) / len(deviations)
     bias = float(special.ndtri(min(max(below, 0.5 / len(deviations)), 1 - 0.5 / len(deviations))))
-    acceleration = math.fsum(u**3 for u in terms) / (6 * math.fsum(u**2 for u in terms) ** 1.5)
     quantile = float(special.ndtri((1 + level) / 2))
     shifted = [bias + (bias + z) / max(1 - acceleration * (bias + z), 1e-9) for z in (-quantile, quantile)]
     low, high = np.quantile(deviations, special.ndtr(shifted))

@@ -80,29 +80,45 @@ def rank_counts_matrix(scores: NDArray[np.float64], labels: Sequence[Sequence[in
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or len(scores) != len(labels):
         raise DataError(f"{len(labels)} label lists for scores of shape {scores.shape}", fix="give one list of labels per row of scores")
+    width = scores.shape[1]
+    distinct = [sorted(set(row)) for row in labels]
+    for row, positions in enumerate(distinct):
+        if not positions or positions[0] < 0 or positions[-1] >= width:
+            problem = f"label out of range: {positions} for {width} candidates" if positions else "a case has no right candidate"
+            raise DataError(problem, where=f"row {row}", fix="give each case labels that count its candidates from 0")
+    rows = np.repeat(np.arange(len(distinct)), [len(positions) for positions in distinct])
+    return rank_columns(scores, rows, np.array([place for positions in distinct for place in positions], dtype=np.int64))
+
+
+def rank_columns(scores: NDArray[np.float64], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> RankColumns:
+    """Rank Q cases as `rank_counts_matrix` does, from arrays.
+
+    Args:
+        scores: float64 [Q, N].
+        rows: int64 [L], ascending: the case that each right candidate belongs to; every case has at least one.
+        columns: int64 [L], its position, distinct and ascending within a case.
+
+    Raises:
+        ModelError: a score is not finite.
+    """
     step = max(1, CHUNK_SCORES // max(1, scores.shape[1]))
-    chunks = [_rank_chunk(scores[start : start + step], labels[start : start + step], start) for start in range(0, len(labels), step)]
+    chunks = []
+    for start in range(0, len(scores), step):
+        first, last = np.searchsorted(rows, [start, start + step])
+        chunks.append(_rank_chunk(scores[start : start + step], rows[first:last] - start, columns[first:last], start))
     if not chunks:
         empty = np.zeros(0, dtype=np.int32)
         return RankColumns(empty, empty, empty, empty, empty, np.zeros(0))
     return RankColumns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
 
 
-def _rank_chunk(scores: NDArray[np.float64], labels: Sequence[Sequence[int]], first_row: int) -> RankColumns:
+def _rank_chunk(scores: NDArray[np.float64], rows: NDArray[np.int64], columns: NDArray[np.int64], first_row: int) -> RankColumns:
     rows_count, width = scores.shape
     if not np.isfinite(scores).all():
         row, column = (int(index) for index in np.argwhere(~np.isfinite(scores))[0])
         where = f"row {first_row + row}, candidate {column}"
         raise ModelError(f"a score is {scores[row, column]}", where=where, fix="look for overflow in the model: try dtype fp32")
-    distinct = [sorted(set(row)) for row in labels]
-    for row, positions in enumerate(distinct):
-        if not positions or positions[0] < 0 or positions[-1] >= width:
-            problem = f"label out of range: {positions} for {width} candidates" if positions else "a case has no right candidate"
-            raise DataError(problem, where=f"row {first_row + row}", fix="give each case labels that count its candidates from 0")
-    lengths = np.array([len(positions) for positions in distinct])
-    columns = np.concatenate([np.asarray(positions, dtype=np.int64) for positions in distinct])
-    rows = np.repeat(np.arange(rows_count), lengths)
-    starts = np.cumsum(lengths) - lengths
+    starts = np.searchsorted(rows, np.arange(rows_count))
 
     right = scores[rows, columns]
     best = np.maximum.reduceat(right, starts)

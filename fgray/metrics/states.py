@@ -80,23 +80,8 @@ class State:
         Returns:
             Their state; categories are kept only where the metric averages over them.
         """
-        rows = samples.filter(pc.and_(pc.equal(samples["subset"], metric.subset), pc.equal(samples["task"], metric.task)))
-        scored = rows.filter(pc.is_null(rows["excluded"]))
-        greater, tied, before, positives, candidates, right = (
-            scored[name].to_numpy() for name in ("greater", "tied", "tied_before", "tied_positives", "num_candidates", "num_positives")
-        )
-        outcomes = pa.table(
-            {
-                "category": scored["category"] if metric.per_category else pa.nulls(len(scored), pa.string()),
-                "cluster_id": scored["cluster_id"],
-                "hit": hit_at_k(greater, tied, before, positives, metric.k, metric.ties),
-                "chance": chance_at_k(candidates, right, metric.k),
-                "count": np.ones(len(scored), dtype=np.int64),
-            },
-            schema=_SCHEMA,
-        )
-        near = np.abs(scored["margin"].to_numpy()) < NEAR_TIE
-        return cls(_condense(outcomes), int(np.count_nonzero(tied)), int(np.count_nonzero(near)), len(rows) - len(scored))
+        outcomes, *counts = outcomes_of(samples, metric)
+        return cls(_condense(outcomes), *counts)
 
     def __add__(self, other: State) -> State:
         """Merge the states of two disjoint sets of samples."""
@@ -142,6 +127,27 @@ class State:
         codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
         bounds = np.searchsorted(codes, np.arange(len(names) + 1))  # outcomes are sorted by category, so codes ascend
         return [State(self.outcomes.slice(lo, hi - lo), 0, 0, 0) for lo, hi in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def outcomes_of(samples: pa.Table, metric: Metric) -> tuple[pa.Table, int, int, int]:
+    """Return the outcomes of a metric's samples, one row each, and how many of them are ties, near ties, excluded; see `State.of`."""
+    rows = samples.filter(pc.and_(pc.equal(samples["subset"], metric.subset), pc.equal(samples["task"], metric.task)))
+    scored = rows.filter(pc.is_null(rows["excluded"]))
+    greater, tied, before, positives, candidates, right = (
+        scored[name].to_numpy() for name in ("greater", "tied", "tied_before", "tied_positives", "num_candidates", "num_positives")
+    )
+    outcomes = pa.table(
+        {
+            "category": scored["category"] if metric.per_category else pa.nulls(len(scored), pa.string()),
+            "cluster_id": scored["cluster_id"],
+            "hit": hit_at_k(greater, tied, before, positives, metric.k, metric.ties),
+            "chance": chance_at_k(candidates, right, metric.k),
+            "count": np.ones(len(scored), dtype=np.int64),
+        },
+        schema=_SCHEMA,
+    )
+    near = np.abs(scored["margin"].to_numpy()) < NEAR_TIE
+    return outcomes, int(np.count_nonzero(tied)), int(np.count_nonzero(near)), len(rows) - len(scored)
 
 
 def merge(states: Iterable[State]) -> State:

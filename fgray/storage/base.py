@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import IO, NamedTuple
 
 from fgray.errors import StorageError
 
@@ -78,6 +79,10 @@ class Storage(ABC):
     @abstractmethod
     def write_bytes(self, path: str, data: bytes | memoryview) -> None:
         """Write a whole object: a reader sees the old content or all of the new one, also when the writer is killed."""
+
+    @abstractmethod
+    def writing(self, path: str) -> AbstractContextManager[IO[bytes]]:
+        """Return a file to write an object of any size into; it is committed whole when the body ends, and dropped when it raises."""
 
     @abstractmethod
     def create_bytes(self, path: str, data: bytes) -> bool:

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from fgray.errors import NotFound, StorageError
 from fgray.storage.base import Blocks, FileInfo, Files, Storage, check_path
@@ -63,14 +64,24 @@ class LocalStorage(Storage):
         return results
 
     def write_bytes(self, path: str, data: bytes | memoryview) -> None:
-        """See `Storage.write_bytes`: a temporary file beside it, synced, then renamed over it."""
-        with self._errors(path), self._temporary(path, data) as temporary:
+        """See `Storage.write_bytes`."""
+        with self.writing(path) as file:
+            file.write(data)
+
+    @contextlib.contextmanager
+    def writing(self, path: str) -> Iterator[IO[bytes]]:
+        """See `Storage.writing`: a temporary file beside it, synced, then renamed over it."""
+        with self._errors(path), self._temporary(path) as (temporary, file):
+            yield file
+            _sync(file)
             temporary.replace(self._full(path))
             _sync_folder(temporary.parent)
 
     def create_bytes(self, path: str, data: bytes) -> bool:
         """See `Storage.create_bytes`: a hard link to a whole, synced temporary file fails if the name is taken."""
-        with self._errors(path), self._temporary(path, data) as temporary:
+        with self._errors(path), self._temporary(path) as (temporary, file):
+            file.write(data)
+            _sync(file)
             try:
                 os.link(temporary, self._full(path))
             except FileExistsError:
@@ -79,16 +90,13 @@ class LocalStorage(Storage):
             return True
 
     @contextlib.contextmanager
-    def _temporary(self, path: str, data: bytes | memoryview) -> Iterator[Path]:
+    def _temporary(self, path: str) -> Iterator[tuple[Path, IO[bytes]]]:
         target = self._full(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}.tmp")
         try:
             with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
+                yield temporary, file
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -164,6 +172,11 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]], temporar
             elif entry.is_file() and entry.name.startswith(TEMPORARY) == temporary:
                 info = entry.stat()
                 yield FileInfo(path, info.st_size, str(info.st_mtime_ns))
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

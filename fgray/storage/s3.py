@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import pyarrow.fs as arrow
@@ -23,6 +24,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 4.0  # seconds
 REQUEST_TIMEOUT = 20.0  # seconds without a byte
 PARALLEL_READS = 8
+SPOOLED_BYTES = 64 << 20  # of an object under way that stay in memory; what is larger lies in TMPDIR
+UPLOAD_BYTES = 8 << 20  # handed over at a time
 
 # What pyarrow writes into its messages; S3 answers HEAD requests without a body, so codes can be missing there.
 _TRANSIENT = re.compile(
@@ -93,6 +96,13 @@ class S3Storage(Storage):
         """See `Storage.write_bytes`."""
         self._call(path, lambda: self._put(path, data))
 
+    @contextlib.contextmanager
+    def writing(self, path: str) -> Iterator[IO[bytes]]:
+        """See `Storage.writing`: a temporary file on this machine, uploaded when it is whole."""
+        with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as file:
+            yield cast(IO[bytes], file)
+            self._call(path, lambda: self._upload(path, cast(IO[bytes], file)))
+
     def create_bytes(self, path: str, data: bytes) -> bool:
         """See `Storage.create_bytes`."""
         if self.exists(path):  # for the stores that ignore the condition
@@ -121,6 +131,13 @@ class S3Storage(Storage):
         # Not a `with` block: leaving one after a failed write would complete the upload of what had been sent.
         stream = self._fs.open_output_stream(self._full(path))
         stream.write(data)
+        stream.close()
+
+    def _upload(self, path: str, file: IO[bytes]) -> None:
+        file.seek(0)
+        stream = self._fs.open_output_stream(self._full(path))
+        while data := file.read(UPLOAD_BYTES):
+            stream.write(data)
         stream.close()
 
     def stat(self, path: str) -> FileInfo:
