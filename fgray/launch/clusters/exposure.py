@@ -44,8 +44,8 @@ def exposed(file: ClusterFile) -> Iterator[Finding]:
         for place in (*(rule.get("IpRanges") or []), *(rule.get("Ipv6Ranges") or [])) if isinstance(rule, dict) else ():
             if set(_WORLD) & set(map(str, place.values())):
                 ports = f"{rule.get('FromPort', 'all')}–{rule.get('ToPort', 'all')}"
-                keys = ("provider", "security_group", "IpPermissions", index)
-                yield problem(file, keys, f"the ports {ports} are open to the world", "name the addresses that need them, or none")
+                where: Keys = ("provider", "security_group", "IpPermissions", index)
+                yield problem(file, where, f"the ports {ports} are open to the world", "name the addresses that need them, or none")
     yield from _commands(file)
     yield from _secrets(file)
 
@@ -126,6 +126,10 @@ def _commands(file: ClusterFile) -> Iterator[Finding]:
         what = "no token gets to the nodes"
         fix = f"add file_mounts: {{~/.ray/auth_token: ~/.fgray/clusters/{file.name}/token}}"
         yield problem(file, ("file_mounts",), what, fix)
+    for target, source in mounts.items():
+        own = f"~/.fgray/clusters/{file.name}/"
+        if str(source).startswith("~/.fgray/clusters/") and not str(source).startswith(own):
+            yield problem(file, ("file_mounts", target), f"the file of another cluster is mounted: {source}", f"name the one in {own}")
 
 
 def _start(file: ClusterFile, role: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from fgray.errors import ConfigError, RunError
 from fgray.launch.clusters import clouds, dashboard, local_nodes
 from fgray.launch.clusters.file import ClusterFile
+from fgray.launch.clusters.rules import refuse_problems
 from fgray.launch.clusters.state import token_file
 
 __all__ = ["ClusterStatus", "down", "reach", "status", "token_file", "up"]
@@ -50,6 +51,7 @@ def up(file: ClusterFile) -> str:
         what to tell the user.
 
     Raises:
+        ConfigError: the file of a cloud has problems that `fgray cluster validate` tells.
         RunError: it does not start; the line says what is missing.
     """
     if file.options.address:
@@ -58,6 +60,7 @@ def up(file: ClusterFile) -> str:
     if file.provider == "external":
         return f"the cluster '{file.name}' runs; its dashboard is {local_nodes.start(file)}, its token is in {token_file(file)}"
     if file.provider in CLOUDS:
+        refuse_problems(file)  # doors and bills are easier to close before
         clouds.start(file)
         return f"the cluster '{file.name}' is started; `fgray cluster status {file.path}` looks at it"
     raise _unknown(file)

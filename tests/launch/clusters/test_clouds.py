@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fgray.errors import RunError
+from fgray.errors import ConfigError, RunError
 from fgray.launch.clusters import clouds, lifecycle
 from fgray.launch.clusters.file import ClusterFile, load_cluster
 
+CLUSTERS = Path(__file__).resolve().parents[3] / "cluster"
 STUB = """#!{python}
 import json, os, sys
 with open({log!r}, "a") as log:
@@ -48,15 +49,13 @@ def calls(tmp_path: Path) -> list[list[str]]:
     return [json.loads(line)[0] for line in (tmp_path / "calls").read_text().splitlines()]
 
 
-def cluster(tmp_path: Path, provider: dict[str, str]) -> ClusterFile:
-    content = {
-        "cluster_name": "far",
-        "provider": provider,
-        "docker": {"image": "registry.example/fgray:1", "container_name": "fgray"},
-        "max_workers": 2,
-        "head_node_type": "head",
-        "available_node_types": {"head": {"resources": {"CPU": 0}, "node_config": {}}, "w": {"resources": {"CPU": 4}, "node_config": {}}},
-    }
+def cluster(tmp_path: Path, provider: str, **changes: str) -> ClusterFile:
+    """A shipped file under another name, with its placeholders filled in."""
+    shipped = {"aws": "aws-l4-spot", "gcp": "gcp-l4-spot", "kuberay": "kuberay"}[provider]
+    text = (CLUSTERS / f"{shipped}.yaml").read_text().replace("sg-REPLACE", "sg-1").replace("REPLACE-PROJECT", "mine")
+    content = yaml.safe_load(text.replace(f"clusters/{shipped}/", "clusters/far/"))
+    content["cluster_name"] = "far"
+    content["provider"].update(changes)
     path = tmp_path / "far.yaml"
     path.write_text(yaml.safe_dump(content))
     return load_cluster(str(path))
@@ -71,7 +70,7 @@ def aws(tmp_path: Path, stub: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterF
     module.__spec__ = types.SimpleNamespace(name="boto3")  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "boto3", module)
     monkeypatch.setattr(clouds.importlib.util, "find_spec", lambda name: object())
-    return cluster(tmp_path, {"type": "aws", "region": "us-west-2"})
+    return cluster(tmp_path, "aws")
 
 
 def test_up_and_down_on_aws(tmp_path: Path, aws: ClusterFile) -> None:
@@ -83,6 +82,14 @@ def test_up_and_down_on_aws(tmp_path: Path, aws: ClusterFile) -> None:
     assert down == ["down", "-y", aws.path]
     token = tmp_path / ".fgray/clusters/far/token"
     assert len(token.read_text()) == 64 and stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+def test_a_file_with_problems_starts_nothing(tmp_path: Path, stub: Path) -> None:
+    with pytest.raises(ConfigError, match="no idle timeout is stated"):
+        path = Path(cluster(tmp_path, "kuberay").path)
+        path.write_text(path.read_text().replace("idle_timeout_minutes: 5\n", ""))
+        lifecycle.up(load_cluster(str(path)))
+    assert not (tmp_path / "calls").exists()
 
 
 def test_a_tunnel_that_does_not_open(aws: ClusterFile) -> None:
@@ -106,14 +113,14 @@ def test_without_credentials(aws: ClusterFile, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("provider", "package"), [("aws", "boto3"), ("gcp", "google-api-python-client")])
 def test_without_the_client_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str, package: str) -> None:
     monkeypatch.setattr(clouds.importlib.util, "find_spec", lambda name: None)
-    file = cluster(tmp_path, {"type": provider, "region": "r", "availability_zone": "z", "project_id": "p"})
+    file = cluster(tmp_path, provider)
     with pytest.raises(RunError, match=f"a cluster on {provider} needs {package} .*python -m pip install {package}"):
         lifecycle.up(file)
 
 
 def test_kubernetes(tmp_path: Path, stub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{stub.parent}{os.pathsep}{os.environ['PATH']}")
-    file = cluster(tmp_path, {"type": "kuberay", "namespace": "vision"})
+    file = cluster(tmp_path, "kuberay", namespace="vision")
     lifecycle.up(file)
     lifecycle.down(file)
     with pytest.raises(RunError, match="no way to the cluster"), lifecycle.reach(file):
@@ -133,4 +140,4 @@ def test_kubernetes(tmp_path: Path, stub: Path, monkeypatch: pytest.MonkeyPatch)
 def test_kubernetes_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RunError, match="a cluster on Kubernetes needs kubectl"):
-        lifecycle.up(cluster(tmp_path, {"type": "kuberay"}))
+        lifecycle.up(cluster(tmp_path, "kuberay"))

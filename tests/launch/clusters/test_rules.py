@@ -113,6 +113,7 @@ BROKEN = [
     (AWS, "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "problem", "head_start_ray_commands.1", "authentication is switched off", "RAY_AUTH_MODE=token"),
     (AWS, "RAY_AUTH_MODE=token", "OTHER=1", "problem", "head_start_ray_commands.1", "whoever reaches a port runs code", "export RAY_AUTH_MODE=token"),
     (AWS, "  /home/ray/.ray/auth_token: ~", "  /home/ray/other: ~", "problem", "file_mounts", "no token gets to the nodes", "~/.fgray/clusters/aws-l4-spot/token"),
+    (AWS, "cluster_name: aws-l4-spot", "cluster_name: mine", "problem", "file_mounts./home/ray/.ray/auth_token", "of another cluster", "clusters/mine/"),
     # disks and images
     (AWS, "Encrypted: true", "Encrypted: false", "problem", f"{TYPES}.head.node_config.BlockDeviceMappings.0", "the disk is not encrypted", "Encrypted: true"),
     (AWS, "ImageId: &ami resolve", "KernelId: &ami resolve", "problem", f"{TYPES}.head.node_config", "no ImageId", "state the AMI"),

@@ -89,7 +89,7 @@ def test_a_configuration_that_is_wrong_starts_nothing(folder):
 
 @pytest.mark.slow
 def test_an_evaluation_runs_through_rays_own_symmetric_run(folder):
-    alone = ("unshare", "--pid", "--fork", "--mount-proc")  # `ray stop`, which it ends with, must see no other Ray
+    alone = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")  # `ray stop`, which it ends with, must see no other Ray
     if subprocess.run([*alone, "true"], capture_output=True).returncode:
         pytest.skip("no right to make a process namespace")
     for name in ("ray", "hostname"):
