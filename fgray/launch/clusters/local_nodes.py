@@ -194,6 +194,7 @@ def _environment(temp: Path, token: Path) -> dict[str, str]:
         "RAY_NODE_TYPE_NAME": HEAD_TYPE,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",  # it imports much; Ray's own minute is short on a busy machine
         "RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),
     }
 
@@ -203,8 +204,11 @@ def _remove(folder: Path, state: Mapping[str, Any]) -> bool:
     if not state:
         return False
     temp = Path(state["temp"])
-    kill_cluster(temp)
-    shutil.rmtree(temp, ignore_errors=True)
+    for _ in range(3):  # what is being killed may still write
+        kill_cluster(temp)
+        shutil.rmtree(temp, ignore_errors=True)
+        if not temp.exists():
+            break
     for name in ("state.json", "autoscaling.json", "start.log"):
         (folder / name).unlink(missing_ok=True)
     return True

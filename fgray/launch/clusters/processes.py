@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fgray.errors import RunError
+
 MARK = "FGRAY_LOCAL_CLUSTER"  # environment variable of everything that a local cluster starts: the folder of its session
 _PROC = Path("/proc")
 _TITLED = ("ray::", "ray-dashboard-")  # their titles overwrite the environment that /proc shows
@@ -40,13 +42,16 @@ def kill_cluster(folder: Path, patience: float = 10.0) -> int:
     """Kill every process of a cluster and return how many there were; on return none is left.
 
     Raises:
-        TimeoutError: some of them do not die within `patience` seconds.
+        RunError: some of them do not die within `patience` seconds.
     """
     killed: set[int] = set()
     deadline = time.monotonic() + patience
-    while left := cluster_processes(folder):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"processes {left} do not die")
+    quiet = 0
+    while quiet < 2:  # one that has just taken its title may show neither its environment nor a log file yet
+        left = cluster_processes(folder)
+        quiet = 0 if left else quiet + 1
+        if left and time.monotonic() > deadline:
+            raise RunError(f"processes {left} do not die", where=str(folder), fix="see what holds them, such as a mount that hangs")
         for pid in left:  # at once and all: what still runs would start others again
             try:
                 os.kill(pid, signal.SIGKILL)
