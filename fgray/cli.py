@@ -87,14 +87,19 @@ def submit(
 
 
 @app.command()
-def plan(config: Config, overrides: Overrides = None) -> None:
-    """Show what a job will compute and what is stored already.
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    cluster: Annotated[str | None, typer.Option(metavar="FILE|local", help="Where it would run, in place of the file's.")] = None,
+) -> None:
+    """Show what a job will do and what it takes: units, limiting stage, memory, time, cost; a shape that would hang is refused.
 
     \b
-    Example:
+    Examples:
       fgray plan configs/eval/sugarcrepe.yaml --set data.root=DATA
+      fgray plan configs/eval/s3.yaml --cluster cluster/aws-l4-spot.yaml
     """
-    show.result(fgray.plan(fgray.load_config(config, overrides or ())))
+    show.result(fgray.submit(config, overrides or (), cluster=cluster, dry_run=True))
 
 
 @app.command()

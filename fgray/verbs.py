@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from fgray.benchmarks.base import LoadedBenchmark
     from fgray.data.shards import BuildSummary
     from fgray.engine.gc import Collected
-    from fgray.evaluation import Plan, RunResult
+    from fgray.evaluation import RunResult
     from fgray.evaluation.compare import Comparison
     from fgray.evaluation.score import TextScore
     from fgray.launch.doctor import Finding
+    from fgray.launch.plan.job_plan import JobPlan
     from fgray.loop.run import LoopResult
     from fgray.mining.distractors import DistractorsResult
     from fgray.mining.run import MineResult
@@ -75,16 +76,16 @@ __all__ = [
 ]
 
 
-def plan(config: LoadedConfig) -> Plan:
-    """Return what an evaluation will compute; ``.table()`` shows it. No model is loaded and nothing is embedded.
+def plan(config: LoadedConfig) -> JobPlan:
+    """Return what a job will do and take, where its ``cluster`` says; ``.table()`` shows it. No model is loaded and nothing is embedded.
 
     The index of a plain image folder and the images of a composed benchmark are kept in the store, where the run finds them.
 
     Raises:
-        FgrayError: whatever is wrong with configuration, data, model or storage.
+        ConfigError: its shape would hang, spill or not fit.
+        FgrayError: whatever is wrong with configuration, data, model, cluster file or storage.
     """
-    planned: Plan = plan_job(config)
-    return planned
+    return plan_job(config)
 
 
 def evaluate(config: LoadedConfig) -> RunResult:

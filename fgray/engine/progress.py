@@ -148,6 +148,7 @@ class Progress:
         return {
             "startup_seconds": round(self.startup_seconds, 3),
             "running_seconds": round(self.running_seconds, 3),
+            "limiting_stage": self.limiting_stage(),
             "items_per_second": round(self.rate(), 3),
             "workers": {stage.name: stage.workers for stage in self.stages},
             "by_kind": {kind: _rounded(one) for kind, one in self.by_kind.items()},

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from fgray.config import LoadedConfig
 from fgray.config.loop import LoopJob
 from fgray.config.schema import BenchJob, DistractorsJob, EvalJob, MineJob, TextNegativesJob
 from fgray.config.train import TrainClipJob
-from fgray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fgray.embedding import Compute, Work
+    from fgray.evaluation import Plan
+    from fgray.launch.plan.job_plan import JobPlan
+    from fgray.models.base import ModelSource
+    from fgray.training.sources import Source
+
+_log = logging.getLogger(__name__)
 
 
 def run_local(config: LoadedConfig) -> Any:
@@ -21,37 +31,72 @@ def run_local(config: LoadedConfig) -> Any:
     return _RUNNERS[config.job.job](config)
 
 
-def plan_job(config: LoadedConfig) -> Any:
-    """Return what a job will do, with its ``table()`` for the console; nothing is embedded.
+def plan_job(config: LoadedConfig) -> JobPlan:
+    """Return what a job will do and take, with its ``table()`` for the console; nothing is embedded.
 
     The index of a plain image folder and the images of a composed benchmark are kept in the store, where the run finds them.
 
     Raises:
-        ConfigError: jobs of this kind have no plan.
+        ConfigError: its shape would hang, spill or not fit, or jobs of this kind have no plan.
     """
-    if isinstance(config.job, MineJob):
-        from fgray.mining.plan import plan_mining
+    from fgray.launch.plan.job_plan import plan_config
 
-        return plan_mining(config.job)
-    if not isinstance(config.job, EvalJob):
-        raise ConfigError(f"a {config.job.job} job has no plan", where=config.path, fix="run it with fgray submit")
-    from fgray.evaluation import plan_evaluation
-
-    return plan_evaluation(config.job)
+    return plan_config(config)
 
 
 def _evaluate(config: LoadedConfig) -> Any:
     from fgray.evaluation import evaluate
 
     assert isinstance(config.job, EvalJob)
-    return evaluate(config.job, config.source)
+    result = evaluate(config.job, config.source, _predicted)
+    _learn(result.uri)
+    return result
+
+
+def _predicted(plan: Plan) -> dict[str, Any]:
+    from fgray.launch.plan.calibration import Calibration
+    from fgray.launch.plan.job_plan import predict_evaluation
+
+    return _unless_it_fails(lambda: predict_evaluation(plan, None, Calibration()).facts)
+
+
+def _predicted_mining(job: MineJob, work: Work, source: ModelSource, compute: Compute) -> dict[str, Any]:
+    from fgray.launch.plan.calibration import Calibration
+    from fgray.launch.plan.mining import predict_embedding
+
+    return _unless_it_fails(lambda: predict_embedding(job, work, source.card, compute, None, Calibration()).facts())
+
+
+def _predicted_training(job: TrainClipJob, sources: Sequence[Source]) -> dict[str, Any]:
+    from fgray.launch.plan.calibration import Calibration
+    from fgray.launch.plan.training import forecast_training
+
+    return _unless_it_fails(lambda: forecast_training(job, None, Calibration(), sources).facts())
+
+
+def _unless_it_fails(predict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return a prediction; none is worth a run."""
+    try:
+        return predict()
+    except Exception as error:  # whatever a foreign architecture does on PyTorch's meta device
+        _log.warning("the run has no prediction: %s", error)
+        return {}
+
+
+def _learn(uri: str) -> None:
+    """Let the next plan know what this run measured."""
+    from fgray.launch.plan.learn import learn_from
+
+    learn_from(uri)
 
 
 def _mine(config: LoadedConfig) -> Any:
     from fgray.mining.run import mine
 
     assert isinstance(config.job, MineJob)
-    return mine(config.job, config.source)
+    result = mine(config.job, config.source, partial(_predicted_mining, config.job))
+    _learn(result.uri)
+    return result
 
 
 def _text_negatives(config: LoadedConfig) -> Any:
@@ -72,7 +117,9 @@ def _train(config: LoadedConfig) -> Any:
     from fgray.training.run import train
 
     assert isinstance(config.job, TrainClipJob)
-    return train(config.job, config.source)
+    result = train(config.job, config.source, _predicted_training)
+    _learn(result.uri)
+    return result
 
 
 def _loop(config: LoadedConfig) -> Any:

@@ -6,8 +6,9 @@ import hashlib
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from fgray.config.schema import Dtype, MineJob, PrecomputedModel
 from fgray.data.negatives import DIRECTIONS
 from fgray.data.pairs import PairSet
-from fgray.embedding import Compute, Embedded, embed, image_requests, plan_work, resolve_compute, text_requests
+from fgray.embedding import Compute, Embedded, Work, embed, image_requests, plan_work, resolve_compute, text_requests
 from fgray.engine.store import ResultStore
 from fgray.errors import DataError, RunError, did_you_mean
 from fgray.mining.candidates import Kind
@@ -30,6 +31,7 @@ from fgray.runs import ITEM_SCHEMA, QUARANTINE_SCHEMA
 from fgray.storage import open_storage
 
 CHUNK = 65_536  # rows gathered at a time
+Predict = Callable[[Work, ModelSource, Compute], Mapping[str, Any]]
 
 
 class Embeddings(ABC):
@@ -42,6 +44,8 @@ class Embeddings(ABC):
         fingerprint: hash of what made the vectors.
         log: progress lines for log.jsonl.
         items: what the run reads from the result store; known after `prepare`.
+        predict: says what the embedding will take, before it begins; None: nobody asks.
+        plan: what it said, and `timing` what was measured; known after `prepare`.
     """
 
     source: ModelSource | None
@@ -50,6 +54,9 @@ class Embeddings(ABC):
     fingerprint: str
     log: list[str]
     items: pa.Table = ITEM_SCHEMA.empty_table()
+    predict: Predict | None = None
+    plan: Mapping[str, Any] = MappingProxyType({})
+    timing: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def prepare(self, sets: Sequence[PairSet]) -> tuple[list[PairSet], pa.Table]:
@@ -123,7 +130,10 @@ class _FromModel(Embeddings):
         store = ResultStore(self._job.store_uri, self.fingerprint)
         work = plan_work(pa.concat_tables(images), pa.concat_tables(texts), store, self.compute.unit_rows)
         self.items = work.items()
+        if self.predict is not None:
+            self.plan = self.predict(work, self._model, self.compute)
         self._embedded, progress = embed(work, self._model, store, self.compute, limit)
+        self.timing = progress.measured()
         self.log += progress.log
         failed: list[dict[str, Any]] = []
         bad: dict[str, list[str]] = {"image": [], "text": []}

@@ -21,7 +21,7 @@ from fgray.engine.lease import open_run
 from fgray.errors import DataError
 from fgray.mining.audit import DirectionAudit, audit_direction
 from fgray.mining.candidates import Candidates, Sides
-from fgray.mining.embeddings import Embeddings, open_embeddings
+from fgray.mining.embeddings import Embeddings, Predict, open_embeddings
 from fgray.mining.filters import Chain, checked_chain
 from fgray.mining.overlap import check_images
 from fgray.mining.resources import Resources
@@ -72,12 +72,13 @@ class MineResult:
         return table
 
 
-def mine(job: MineJob, source: Mapping[str, Any] | None = None) -> MineResult:
+def mine(job: MineJob, source: Mapping[str, Any] | None = None, predict: Predict | None = None) -> MineResult:
     """Run a mining job, or finish one that was interrupted: what was embedded and searched is not computed again.
 
     Args:
         job: the configuration.
         source: the configuration as it was written, with ``${ENV}`` unresolved, for run.json; default: the job itself.
+        predict: says before anything is embedded what that will take; run.json keeps it beside what was measured.
 
     Raises:
         RunError: another run holds the output, it belongs to another configuration, or too many items are corrupt.
@@ -90,6 +91,7 @@ def mine(job: MineJob, source: Mapping[str, Any] | None = None) -> MineResult:
         embeddings = open_embeddings(job, previous.get("compute"))
         run["model"] = {"card": dict(embeddings.card), "fingerprint": embeddings.fingerprint}
         run["compute"] = asdict(embeddings.compute)
+        embeddings.predict = predict
         folder.write_json(RunFolder.RUN, run)
         return _Mining(job, folder, embeddings, chain, run).finish()
 
@@ -139,7 +141,9 @@ class _Mining:
         in_order = sorted(found, key=lambda one: one.direction)  # of the file
         rows = pa.concat_tables([NEGATIVE_SCHEMA.empty_table(), *(table for one in in_order for table in one.tables)])
         self.folder.storage.write_bytes(NAME, to_parquet(rows, facts))
-        self.run["timing"] = {"seconds": round(time.monotonic() - start, 3)}
+        self.run["timing"] = {"seconds": round(time.monotonic() - start, 3), **self.embeddings.timing}
+        if self.embeddings.plan:
+            self.run["plan"] = dict(self.embeddings.plan)
         self._append_log()
         self.folder.write_json(RunFolder.RUN, self.run)
         mining: dict[str, dict[str, Any]] = {one.direction: one.tally.to_dict() for one in found}

@@ -14,10 +14,11 @@ from fgray.data.negatives import NAME, read_negatives
 from fgray.errors import NotFound
 from fgray.report import wording
 from fgray.report.charts import SERIES, curve, histogram
-from fgray.report.html import flat_facts
+from fgray.report.html import course, flat_facts
 from fgray.report.negatives import choose, risky_cards, sample_cards
 from fgray.report.page import render, write_page
 from fgray.report.pictures import Pictures
+from fgray.report.timeline import read_timeline
 from fgray.runs import QUARANTINE_SCHEMA, RunFolder
 
 PICTURE_BYTES = 4_500_000
@@ -143,7 +144,8 @@ def write_mine_report(run: RunFolder, load_image: Callable[[str], bytes]) -> str
         quarantine=quarantine.slice(0, 200).to_pylist(),
         quarantine_count=quarantine.num_rows,
         fingerprints=flat_facts({"model": (facts.get("model") or {}).get("fingerprint"), **(metrics.get("fingerprints") or {})}),
-        items=flat_facts({**(facts.get("items") or {}), **(facts.get("timing") or {})}),
+        items=flat_facts({**(facts.get("items") or {}), "seconds": (facts.get("timing") or {}).get("seconds")}),
+        course=course(facts, read_timeline(run)),
         packages=flat_facts(facts.get("packages") or {}),
         config=json.dumps(facts.get("config") or {}, indent=2, ensure_ascii=False),
         series=SERIES,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from rich.table import Table
 from fgray.benchmarks.base import open_benchmark
 from fgray.config.train import TrainClipJob
 from fgray.embedding.compute import device_name
+from fgray.engine.cluster import cluster
 from fgray.engine.lease import open_run
 from fgray.errors import RunError
 from fgray.evaluation.plan import data_fingerprint
@@ -57,12 +60,16 @@ class TrainResult:
         return table
 
 
-def train(job: TrainClipJob, source: Mapping[str, Any] | None = None) -> TrainResult:
+Predict = Callable[[TrainClipJob, Sequence[Source]], Mapping[str, Any]]
+
+
+def train(job: TrainClipJob, source: Mapping[str, Any] | None = None, predict: Predict | None = None) -> TrainResult:
     """Run a training job, or finish one that was interrupted, from its newest checkpoint.
 
     Args:
         job: the configuration.
         source: the configuration as it was written, with ``${ENV}`` unresolved, for run.json; default: the job itself.
+        predict: says before the first step what the run will take; run.json keeps it beside what was measured.
 
     Raises:
         RunError: another run holds the output, it belongs to another configuration, it began with other data, another base model or
@@ -82,11 +89,15 @@ def train(job: TrainClipJob, source: Mapping[str, Any] | None = None) -> TrainRe
         order = order_of(job, sources)
         steps = job.steps or order.steps(job.epochs or 1)
         run = _describe(job, source, sources, model, steps, device)
+        if predict is not None:
+            run["plan"] = dict(predict(job, sources))
+        start = time.monotonic()
         folder.write_json(RunFolder.RUN, run)
         if not _finished(folder, job):
             print(run["loss_weights"], file=sys.stderr)
             with watch(folder, steps):
                 _launch(job, device)
+        run["timing"] = _timing(job, read_log(folder), time.monotonic() - start)
         return _finish(folder, job, run, steps)
 
 
@@ -125,7 +136,8 @@ def _describe(
         }
         for one in sources
     ]
-    run["compute"] = {"device": device_name(device), **job.compute.model_dump(mode="json")}
+    # The driver of a cluster may have no such device; its workers' machines are then named nowhere.
+    run["compute"] = {**job.compute.model_dump(mode="json"), "device": device_name(device) if cluster() is None else device}
     has_bias = model.settings.get("init_logit_bias") is not None
     loss = CombinedLoss(job.losses, inputs_of(job, has_bias))
     check_captions([one.regions for one in sources], loss.needs)
@@ -180,5 +192,24 @@ def _finish(folder: RunFolder, job: TrainClipJob, run: dict[str, Any], steps: in
         "model": run["model"]["fingerprint"],
         "data": [one["fingerprint"] for one in run["sources"]],
     }
+    folder.write_json(RunFolder.RUN, run)
     folder.write_json(RunFolder.METRICS, {"fingerprints": fingerprints, "training": training})
     return TrainResult(folder.uri, write_train_report(folder), training)
+
+
+def _timing(job: TrainClipJob, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Return what was measured: rates are medians over the log's rows, without the first one, which holds the warm-up."""
+    steps = [row for row in rows if row.get("pairs_per_second")]
+    if not steps:
+        return {"running_seconds": round(seconds, 3)}
+    later = steps[1:] or steps
+    rate = statistics.median(row["pairs_per_second"] for row in later)
+    waited = statistics.median(row["data_wait_share"] for row in later)
+    return {
+        "running_seconds": round(seconds, 3),
+        "pairs": steps[-1]["step"] * job.batch_size,
+        "pairs_per_second": round(rate, 3),
+        "data_wait_share": round(waited, 4),
+        "limiting_stage": "decode" if waited > 0.5 else "compute",
+        "memory_gib": round(max(row.get("memory_gib") or 0.0 for row in steps), 3),
+    }

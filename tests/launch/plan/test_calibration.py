@@ -1,0 +1,99 @@
+"""What a run measured moves the next plan towards it; the same run counts once; a bad file harms nobody."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fgray.launch.plan.calibration import _RUNS, Calibration, rate_key
+from fgray.launch.plan.learn import learn, learn_from
+from fgray.runs import RunFolder
+
+KEY = rate_key("cpu x86_64 AVX512", "ViT-B-32", "fp32", 1)
+RUN = {
+    "name": "r",
+    "job": "eval",
+    "fingerprint": "f",
+    "model": {"card": {"architecture": "ViT-B-32", "dtype": "fp32"}, "fingerprint": "m"},
+    "numerics": {"device": "cpu x86_64 AVX512"},
+    "compute": {"threads": 1},
+    "plan": {"kinds": {"embed_image": {"bytes": 20_000}}, "startup_key": "ray | this machine"},
+    "timing": {
+        "startup_seconds": 11.0,
+        "by_kind": {"embed_image": {"items": 200, "decode": 0.8, "model": 20.0, "commit": 0.1}, "embed_text": {"items": 50, "model": 2.0}},
+    },
+}
+
+
+def test_a_run_is_learnt_once_and_found_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "deep" / "calibration.json")
+    for _ in range(2):
+        calibration = Calibration(path)
+        assert learn("runs/r", RUN, calibration)
+        calibration.save()
+    found = Calibration(path)
+    assert found.per_item(KEY, "embed_image", "model") == (pytest.approx(0.1), 1)
+    assert found.per_item(KEY, "embed_text", "model") == (pytest.approx(0.04), 1)
+    assert found.per_item(KEY, "embed_text", "decode") is None  # texts are not decoded
+    assert found.startup("ray | this machine") == (11.0, 1)
+    assert found.per_item(rate_key("NVIDIA L4", "ViT-B-32", "fp32", 1), "embed_image", "model") is None
+
+
+def test_rates_are_means_over_items_and_old_runs_fall_out(tmp_path: Path) -> None:
+    found = Calibration(str(tmp_path / "c.json"))
+    found.add("a", KEY, "k", "model", 100, 10.0)
+    found.add("b", KEY, "k", "model", 300, 90.0)
+    assert found.per_item(KEY, "k", "model") == (pytest.approx(0.25), 2)
+    for number in range(_RUNS):
+        found.add(f"new {number}", KEY, "k", "model", 10, 10.0)
+    assert found.per_item(KEY, "k", "model") == (pytest.approx(1.0), _RUNS)
+
+
+def test_a_training_is_learnt_by_its_operations(tmp_path: Path) -> None:
+    run = {
+        **RUN,
+        "job": "train_clip",
+        "compute": {"device": "NVIDIA L4", "precision": "bf16", "threads": 2, "workers": 4},
+        "plan": {"gflop_per_pair": 44.0},
+        "timing": {"pairs": 6400, "pairs_per_second": 800.0},
+    }
+    found = Calibration(str(tmp_path / "c.json"))
+    assert learn("runs/t", run, found)
+    key = rate_key("NVIDIA L4", "ViT-B-32", "bf16", 2)
+    assert found.per_item(key, "pair", "step", 44.0) == (pytest.approx(4 / 800), 1)
+    assert found.per_item(key, "pair", "step", 88.0) == (pytest.approx(8 / 800), 1)
+
+
+def test_runs_that_say_nothing_of_one_device_are_left_out(tmp_path: Path) -> None:
+    found = Calibration(str(tmp_path / "c.json"))
+    mixed = {**RUN, "items": {"numerics_classes": [{"device": "NVIDIA L4"}, {"device": "Tesla T4"}]}}
+    assert not learn("runs/r", mixed, found)
+    assert not learn("runs/r", {**RUN, "timing": {"by_kind": {}}}, found)  # all was stored
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.write_json(RunFolder.RUN, {**RUN, "timing": {}})
+    assert not learn_from(folder.uri, found)
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', "{"])
+def test_a_bad_file_counts_as_none(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "c.json").write_text(content)
+    assert Calibration(str(tmp_path / "c.json")).per_item(KEY, "embed_image", "model") is None
+
+
+def test_a_file_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    calibration = Calibration(str(tmp_path / "file" / "c.json"))
+    learn("runs/r", RUN, calibration)
+    calibration.save()
+    assert "were not kept" in caplog.text
+
+
+def test_the_variable_says_where_the_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FGRAY_CALIBRATION", str(tmp_path / "own.json"))
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.write_json(RunFolder.RUN, RUN)
+    assert learn_from(folder.uri)
+    assert json.loads((tmp_path / "own.json").read_text())["format"] == 1
