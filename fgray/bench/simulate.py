@@ -175,13 +175,15 @@ def plan_and_keep(task: dict[str, Any]) -> dict[str, float]:
         drive(work.units, lambda units: _receipts(units, result, store, parts, touched), store, {}, progress)
     kept = time.perf_counter() - start - touched[0]
 
+    units = len(work.units)
+    del work  # and the files that it lies in
     made[0] = 0.0
     start = time.perf_counter()
     again = _work(store, rows, task["unit_rows"], made)
     return {
         "plan_seconds": planned,
         "plan_peak": planned_peak,
-        "units": len(work.units),
+        "units": units,
         "keep_seconds": kept,
         "again_seconds": time.perf_counter() - start - made[0],
         "again_missing": again.missing,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ from fgray.engine.progress import Progress
 from fgray.engine.run import drive
 from fgray.engine.stages import Arrays, Chunk, Receipt, Stage, StageFunction
 from fgray.engine.store import ResultStore
-from fgray.engine.units import item_ids, make_units
+from fgray.engine.units import Unit, item_ids, make_units
 
 KIND = "stub"
 ROUNDS = 2_000_000  # of PBKDF2, about a second of one core
@@ -82,8 +82,8 @@ def run_on_ray(units: int, stage: Stage, rows: int = 4) -> Times:
     items = pa.table({"item_id": item_ids(KIND, "stub", (str(number).encode() for number in range(units * rows)))})
     times: list[float] = []
 
-    def run(some: object) -> Iterator[Receipt]:
-        for receipt in run_ray(plan, [stage], store, {}):
+    def run(some: Sequence[Unit]) -> Iterator[Receipt]:
+        for receipt in run_ray(some, [stage], store, {}):
             times.append(time.monotonic() - begun)
             yield receipt
 

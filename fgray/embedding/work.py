@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -15,7 +16,7 @@ from fgray.engine.store import ResultStore
 from fgray.engine.units import ID_TYPE, Unit, make_units
 from fgray.runs import ITEM_SCHEMA
 
-Requests = pa.Table | Iterable[pa.Table]
+Requests: TypeAlias = pa.Table | Iterable[pa.Table]
 """Requests in one table, or in slices: of many millions only the slices are then in memory."""
 
 _NO_REGIONS = pa.table({"item_id": pa.array([], ID_TYPE)})
