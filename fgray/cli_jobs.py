@@ -20,7 +20,7 @@ Cluster = Annotated[str | None, typer.Option(metavar="FILE", help="The cluster o
 def follow(job: fgray.RemoteJob) -> None:
     """Show what a job writes until it has ended, and exit with its status; an interrupt leaves it to itself."""
     try:
-        state = job.follow(_write)
+        state = job.follow(_write, lambda line: print(line, file=sys.stderr))
     except KeyboardInterrupt:
         print(f"\nthe job goes on; come back with: fgray logs -f {job.id}    stop it with: fgray stop {job.id}", file=sys.stderr)
         sys.exit(130)

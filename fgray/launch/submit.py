@@ -67,7 +67,7 @@ def resume(job: str | None = None) -> RemoteJob:
     found = remote_job(job)
     record = found.record
     assert record is not None
-    if not found.is_gone() and not found.state().ended:
+    if found.goes_on():
         fix = f"follow it with fgray logs -f {found.id}, or stop it first"
         raise RunError(f"the job '{found.id}' has not ended", where=found.cluster.path, fix=fix)
     with contextlib.chdir(record.folder):

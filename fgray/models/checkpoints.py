@@ -15,6 +15,7 @@ import torch
 
 from fgray.errors import ModelError
 from fgray.models.fingerprint import file_sha256
+from fgray.models.staging import read_once
 from fgray.storage import open_storage
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -38,7 +39,7 @@ def checkpoint_sha256(uri: str) -> str:
     storage, name = _place(uri)
     if storage.is_local and (local := Path(storage.uri) / name).is_file():
         return file_sha256(local)
-    return hashlib.sha256(storage.read_bytes(name)).hexdigest()
+    return hashlib.sha256(read_once(storage, name)).hexdigest()
 
 
 def read_state_dict(uri: str) -> tuple[dict[str, torch.Tensor], str]:
@@ -57,7 +58,7 @@ def read_state_dict(uri: str) -> tuple[dict[str, torch.Tensor], str]:
     if suffix not in SUFFIXES:
         raise ModelError(f"'{suffix}' is not a checkpoint format", where=uri, fix="use one of " + ", ".join(SUFFIXES))
     storage, name = _place(uri)
-    data = storage.read_bytes(name)
+    data = read_once(storage, name)
     loaded = _read_safetensors(data, uri) if suffix == ".safetensors" else _read_pickle(data, uri)
     for key in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from fgray.errors import ModelError
+from fgray.models.staging import stage, staged_file, staged_folder
 
 _SECONDS = 5.0
 
@@ -37,7 +38,9 @@ def _answers(host: str, port: int) -> bool:
 
 
 def open_clip_weights(tag: dict[str, Any], what: str) -> str:
-    """Return the local path of a published open_clip checkpoint, downloading it where it is not cached.
+    """Return the place of a published open_clip checkpoint, downloading it where it is not cached.
+
+    That is a path on this machine; of a job on a cluster, an address in the run's store.
 
     Args:
         tag: open_clip's entry for it, with ``hf_hub`` ("owner/repository/file", the file may be empty) or ``url``.
@@ -46,6 +49,12 @@ def open_clip_weights(tag: dict[str, Any], what: str) -> str:
     Raises:
         ModelError: it is neither cached nor reachable.
     """
+    if (place := stage()) is not None:
+        return staged_file(place, tag.get("hf_hub") or tag.get("url") or what, lambda: Path(_open_clip_weights(tag, what)))
+    return _open_clip_weights(tag, what)
+
+
+def _open_clip_weights(tag: dict[str, Any], what: str) -> str:
     from huggingface_hub import try_to_load_from_cache
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
     from open_clip.pretrained import download_pretrained
@@ -73,6 +82,11 @@ def snapshot(name: str, where: str = "model.path") -> Path:
     Raises:
         ModelError: the name is neither cached nor reachable, or the hub has no such repository.
     """
+    place = stage()
+    return _snapshot(name, where) if place is None else staged_folder(place, name, lambda: _snapshot(name, where))
+
+
+def _snapshot(name: str, where: str) -> Path:
     from huggingface_hub import snapshot_download
 
     fix = "give the path of a folder with config.json, or connect to the network and check the name"

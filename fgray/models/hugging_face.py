@@ -42,6 +42,7 @@ class HuggingFaceSource:
     """
 
     def __init__(self, config: HuggingFaceModel) -> None:
+        self._path = config.path
         self._folder = Path(config.path) if Path(config.path).is_dir() else snapshot(config.path)
         self._config = _read(AutoConfig, self._folder, "config.json")
         if self._config.model_type not in _MODEL_TYPES:
@@ -65,6 +66,11 @@ class HuggingFaceSource:
             context_length=self._config.text_config.max_position_embeddings,
             preprocess=self.preprocess.describe(),
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not self._folder.is_dir():  # a worker on another node
+            self._folder = snapshot(self._path)
 
     def fingerprint(self) -> str:
         """Return a digest of weight files, configuration, dtype, tokenizer and preprocessing."""

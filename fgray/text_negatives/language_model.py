@@ -71,6 +71,11 @@ class LanguageModelSource:
             self.name = self._folder.resolve().name if Path(config.path).is_dir() else config.path
         self.fingerprint()  # a folder without weights is refused here
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not self._folder.is_dir():  # a worker on another node
+            self._folder = _smollm2_folder("language_model") if self._options else snapshot(self.name, "language_model.path")
+
     def fingerprint(self) -> str:
         """Return a digest of weights, configuration and tokenizer; the place of the folder does not matter."""
         return self._fingerprint

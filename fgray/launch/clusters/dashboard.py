@@ -14,11 +14,16 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a tunn
 SECONDS = 20.0
 
 
+class TokenError(RunError):
+    """The cluster wants another token than it was given."""
+
+
 def get(address: str, path: str, token: Path, seconds: float = SECONDS) -> dict[str, Any]:
     """Return the JSON that the dashboard answers.
 
     Raises:
-        RunError: nobody answers there, or the token is refused.
+        TokenError: the token is refused.
+        RunError: nobody answers there.
     """
     headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
     url = f"{address.rstrip('/')}/{path}"
@@ -29,7 +34,7 @@ def get(address: str, path: str, token: Path, seconds: float = SECONDS) -> dict[
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             fix = f"the cluster's token belongs into {token}, or RAY_AUTH_TOKEN_PATH names its file"
-            raise RunError("the cluster refuses the token" if headers else "the cluster wants a token", where=address, fix=fix) from error
+            raise TokenError("the cluster refuses the token" if headers else "the cluster wants a token", where=address, fix=fix) from error
         raise RunError(f"the cluster's dashboard answers {error.code} {error.reason}", where=url, fix="see the dashboard's logs") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fgray.errors import FgrayError, RunError
+from fgray.launch.clusters.dashboard import TokenError
 from fgray.launch.clusters.file import ClusterFile, load_cluster
 from fgray.launch.remote.records import Record, all_records, find_record
 from fgray.launch.remote.server import JobState, job_server
@@ -24,15 +25,18 @@ class RemoteJob:
     cluster: ClusterFile
     record: Record | None
 
-    def is_gone(self) -> bool:
-        """Return whether its cluster is down, and the job with it."""
-        from fgray.launch.clusters import lifecycle
+    def goes_on(self) -> bool:
+        """Return whether it has not ended; with its cluster, a job is gone.
 
+        Raises:
+            TokenError: the cluster refuses the token.
+        """
         try:
-            with lifecycle.reach(self.cluster):
-                return False
+            return not self.state().ended
+        except TokenError:
+            raise
         except RunError:
-            return True
+            return False
 
     def state(self) -> JobState:
         """Return what it does."""
@@ -44,9 +48,9 @@ class RemoteJob:
         with job_server(self.cluster) as server:
             return server.log(self.id)
 
-    def follow(self, write: Callable[[str], None]) -> JobState:
+    def follow(self, write: Callable[[str], None], note: Callable[[str], None]) -> JobState:
         """Hand on what it writes until it has ended, and return how it ended; see `stream.follow`."""
-        return self._seen(follow(lambda: job_server(self.cluster), self.id, write))
+        return self._seen(follow(lambda: job_server(self.cluster), self.id, write, note))
 
     def stop(self) -> JobState:
         """Stop it, wait until it has stopped, and return how it ended.

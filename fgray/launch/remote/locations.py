@@ -31,12 +31,14 @@ class Relocated:
     Attributes:
         values: as written, but for places, which are those that the cluster's nodes see.
         output: the run folder, as the job will see it.
+        store: likewise its result store.
         files: what must travel: path below the job's folder -> file here.
         owners: path below the job's folder -> key of the configuration that needs it.
     """
 
     values: dict[str, Any]
     output: str
+    store: str = ""
     files: dict[PurePosixPath, Path] = field(default_factory=dict)
     owners: dict[PurePosixPath, str] = field(default_factory=dict)
 
@@ -80,7 +82,10 @@ def relocate(config: LoadedConfig, shared: Sequence[Path]) -> Relocated:
             result._add(dict(_files_of(path, found, target)), key)
         if found.keys == ("output",):
             result.output = where
+        elif found.keys == ("store",):
+            result.store = where
         _set(result.values, found, where + entry)
+    result.store = result.store or getattr(config.job, "store", None) or f"{result.output.rstrip('/')}/store"
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.metadata import requires as requirements_of
 
@@ -91,5 +92,5 @@ def check_installed(requirements: str) -> list[str]:
         (grave if name in NUMBERS and not same else notes).append(f"{name} {here} here, {wanted} where the job was sent")
     if grave:
         fix = "install these versions in the nodes' image, or say provider.fgray.dependencies: install"
-        raise RunError(f"other versions than those that the job was sent with: {'; '.join(grave)}", fix=fix)
+        raise RunError(f"other versions than those that the job was sent with: {'; '.join(grave)}", where=sys.executable, fix=fix)
     return notes

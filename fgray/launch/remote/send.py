@@ -22,7 +22,7 @@ from fgray.launch.clusters.file import ClusterFile
 from fgray.launch.remote import pins
 from fgray.launch.remote.environment import named_variables
 from fgray.launch.remote.jobs import GRACE_SECONDS, RemoteJob
-from fgray.launch.remote.locations import relocate
+from fgray.launch.remote.locations import Relocated, relocate
 from fgray.launch.remote.records import Record
 from fgray.launch.remote.server import job_server
 from fgray.launch.remote.upload import CONFIG, Upload, gather
@@ -52,7 +52,7 @@ def send(config: LoadedConfig, overrides: Sequence[str], file: ClusterFile, say:
         say(line)
     ensure_up(file, say)
     job = new_id(config.job.name)
-    runtime_env: dict[str, Any] = {"env_vars": {**variables, **_environment(file)}}
+    runtime_env: dict[str, Any] = {"env_vars": {**variables, **_environment(file, moved)}}
     if file.options.dependencies == "install":
         runtime_env |= {"pip": pins.to_install(installed), "config": {"setup_timeout_seconds": _INSTALL_SECONDS}}
     metadata = {"fgray": job, "job": config.job.job, "name": config.job.name, "output": moved.output, "config": config.path}
@@ -97,10 +97,11 @@ def new_id(name: str) -> str:
     return f"{plain}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _environment(file: ClusterFile) -> dict[str, str]:
-    """Return what every process of the job is told: that it runs in a cluster and what this may ever have; nothing secret."""
-    cluster = {"name": file.name, "most": file.resources}
-    return {"FGRAY_CLUSTER": json.dumps(cluster), "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_SECONDS)}
+def _environment(file: ClusterFile, moved: Relocated) -> dict[str, str]:
+    """Return what every process of the job is told: its cluster, what this may ever have, where weights are kept; nothing secret."""
+    largest = {name: max(node.resources.get(name, 0.0) for node in file.node_types) for name in file.resources}
+    cluster = {"name": file.name, "most": file.resources, "largest": largest}
+    return {"FGRAY_CLUSTER": json.dumps(cluster), "FGRAY_WEIGHTS": f"{moved.store}/weights", "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_SECONDS)}
 
 
 def _entrypoint(file: ClusterFile, job: str) -> str:

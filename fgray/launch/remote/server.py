@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fgray.errors import RunError
+from fgray.launch.clusters.dashboard import TokenError
 from fgray.launch.clusters.file import ClusterFile
 
 STOPPED = 130  # exit status of a job that was stopped, as of a command that was interrupted
@@ -22,6 +23,10 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no pro
 
 class NoAnswerError(RunError):
     """The server does not answer now; it may later."""
+
+
+class UnknownJobError(RunError):
+    """The cluster knows no such job."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,11 @@ class JobServer:
         """Return what a job does.
 
         Raises:
-            RunError: the cluster knows no such job.
+            UnknownJobError: the cluster knows no such job.
         """
         found = self._call("GET", f"/api/jobs/{job}", missing=True)
         if found is None:
-            raise RunError(
+            raise UnknownJobError(
                 f"the cluster knows no job '{job}'", where=self._where, fix="`fgray jobs --cluster FILE` lists those that it has"
             )
         return _state(json.loads(found))
@@ -161,7 +166,7 @@ class JobServer:
     def _refused(self, code: int, text: str) -> RunError:
         if code in (401, 403):
             fix = "its file is in the state folder that `fgray cluster up` names; RAY_AUTH_TOKEN_PATH names another one"
-            return RunError("the cluster refuses the token" if self._headers else "the cluster wants a token", where=self._where, fix=fix)
+            return TokenError("the cluster refuses the token" if self._headers else "the cluster wants a token", where=self._where, fix=fix)
         lines = text.strip().splitlines() or [str(code)]
         return RunError(f"the job server refuses ({lines[-1][:300]})", where=self._where, fix="see the logs of its dashboard")
 

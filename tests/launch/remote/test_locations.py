@@ -40,7 +40,7 @@ def test_on_a_shared_disk_paths_become_absolute_and_nothing_travels(here: Path) 
     assert moved.files == {}
     assert moved.values["data"]["root"] == f"{here}/data/spec"
     assert moved.values["model"] == {**model, "weights": f"{here}/m.pt"}
-    assert moved.values["store"] == "/stores/a"
+    assert moved.values["store"] == moved.store == "/stores/a"
     assert moved.values["output"] == moved.output == f"{here}/runs/x"
 
 
@@ -77,7 +77,7 @@ def test_results_on_this_disk_are_refused_with_the_remedy(here: Path, key: str, 
 
 def test_a_folder_that_all_nodes_mount_holds_results(here: Path) -> None:
     moved = relocate(loaded({"output": "/mnt/efs/runs/x"}), [Path("/mnt/efs")])
-    assert moved.output == "/mnt/efs/runs/x"
+    assert (moved.output, moved.store) == ("/mnt/efs/runs/x", "/mnt/efs/runs/x/store")
     with pytest.raises(ConfigError, match="output"):
         relocate(loaded({"output": "/mnt/efs-other/x"}), [Path("/mnt/efs")])
 
