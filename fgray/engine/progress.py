@@ -104,13 +104,12 @@ class Progress:
             "errors": receipt.errors,
             "seconds": _rounded(receipt.seconds),
         }
-        node = getattr(receipt, "node", None)
-        if node:
-            self.nodes[node] = self.nodes.get(node, 0) + 1
-            row["node"] = node
-        if lost := getattr(receipt, "lost", 0):
-            self.lost += lost
-            row["lost"] = lost
+        if receipt.node:
+            self.nodes[receipt.node] = self.nodes.get(receipt.node, 0) + 1
+            row["node"] = receipt.node
+        if receipt.lost:
+            self.lost += receipt.lost
+            row["lost"] = receipt.lost
         self.log.append(json.dumps({**row, "at": round(now - self._start, 3)}))
         self._tell()
         if self._bar is not None:

@@ -94,9 +94,10 @@ def test_what_was_measured_by_kind_and_stage() -> None:
     progress = Progress(3, 6, toy_stages(workers=2))
     with progress:
         progress.committed("a", 4, Receipt(0, 4, 1, {"widen": 1.0, "square": 3.0}))
-        progress.committed("b", 2, Receipt(1, 2, 0, {"square": 0.5, "commit": 0.25}))
-        progress.committed("a", 1, Receipt(2, 1, 0, {"widen": 0.5, "square": 1.0}))
+        progress.committed("b", 2, Receipt(1, 2, 0, {"square": 0.5, "commit": 0.25}, node="one"))
+        progress.committed("a", 1, Receipt(2, 1, 0, {"widen": 0.5, "square": 1.0}, node="one", lost=2))
     found = progress.measured()
     assert found["by_kind"] == {"a": {"items": 5, "widen": 1.5, "square": 4.0}, "b": {"items": 2, "square": 0.5, "commit": 0.25}}
     assert found["workers"] == {"widen": 1, "square": 2}
-    assert progress.errors == 1
+    assert (progress.errors, progress.lost, found["nodes"]) == (1, 2, {"one": 2})
+    assert [(row.get("node"), row.get("lost")) for row in map(json.loads, progress.log)] == [(None, None), ("one", None), ("one", 2)]
