@@ -46,7 +46,7 @@ from fgray.engine.store import ResultStore, build_part
 from fgray.engine.units import Unit
 from fgray.evaluation.reduce import Reducer
 from fgray.evaluation.samples import scored_samples
-from fgray.metrics.spec import Macro, Metric
+from fgray.metrics.spec import AnyMetric, Macro, Metric
 from fgray.runs import ITEM_SCHEMA, SAMPLE_SCHEMA, RunFolder
 
 FINGERPRINT = "0" * 64
@@ -211,7 +211,7 @@ def _receipts(units: Sequence[Unit], result: Simulated, store: ResultStore, fold
         yield Receipt(number, unit.items.num_rows, 0, {"model": 1.0})
 
 
-METRICS = [
+METRICS: list[AnyMetric] = [
     Metric("x/replace/accuracy", "replace", "i2t"),
     Metric("x/swap/accuracy", "swap", "i2t"),
     Macro("x/macro/accuracy", ("x/replace/accuracy", "x/swap/accuracy")),

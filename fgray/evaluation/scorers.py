@@ -10,7 +10,8 @@ import numpy.typing as npt
 from fgray.benchmarks.base import LoadedBenchmark
 from fgray.embedding import Embedded, image_requests, region_requests, text_requests
 from fgray.errors import DataError
-from fgray.evaluation.scoring import Scorer, Scores
+from fgray.evaluation.samples import Scores
+from fgray.evaluation.scoring import Scorer
 from fgray.models.precomputed import PrecomputedScores
 
 GATHERED = 1 << 22  # numbers of candidates' embeddings gathered at a time
