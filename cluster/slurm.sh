@@ -52,10 +52,13 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIME
 # Ray of yours on these nodes: hence --exclusive. Where Ray does not start it ends with 0: hence the file with the job's own status.
 # shellcheck disable=SC2016  # the inner shell resolves these
 keep='code=0; "$@" || code=$?; echo "$code" >"$0"; exit "$code"'
-srun --nodes="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 \
-  ray symmetric-run --address "$address" --min-nodes "$nodes" --num-cpus="$cpus" --num-gpus="$gpus" \
-  --dashboard-host=127.0.0.1 --disable-usage-stats -- \
-  bash -c "$keep" "$status" env RAY_ADDRESS="$address" "$python" "$entry" "$@" || true
+for _ in once again; do # Ray's start gives up after half a minute, which a busy node may need
+  srun --nodes="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 \
+    ray symmetric-run --address "$address" --min-nodes "$nodes" --num-cpus="$cpus" --num-gpus="$gpus" \
+    --dashboard-host=127.0.0.1 --disable-usage-stats -- \
+    bash -c "$keep" "$status" env RAY_ADDRESS="$address" "$python" "$entry" "$@" || true
+  if [ -s "$status" ]; then break; fi
+done
 if [ ! -s "$status" ]; then
   echo "error: Ray did not start on all nodes, so the job did not run [$address]: see the messages above" >&2
   exit 1
