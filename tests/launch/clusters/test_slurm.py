@@ -49,7 +49,7 @@ def run(folder: Path, *arguments: str, before: tuple[str, ...] = (), nodes: int 
         "SLURM_NNODES": str(nodes), "SLURM_CPUS_PER_TASK": "2", "SLURM_JOB_ID": "4242", "SLURM_JOB_NODELIST": "node[1-2]", **more,
     }  # fmt: skip
     command = [*before, "bash", str(SCRIPT), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=580)
 
 
 def test_the_script_is_sound_shell():
@@ -88,6 +88,7 @@ def test_a_configuration_that_is_wrong_starts_nothing(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # a quarter of a minute alone, minutes beside other work
 def test_an_evaluation_runs_through_rays_own_symmetric_run(folder):
     alone = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")  # `ray stop`, which it ends with, must see no other Ray
     if subprocess.run([*alone, "true"], capture_output=True).returncode:
