@@ -56,7 +56,7 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # the driver's node outlives the others
-    ledger = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Ledger).remote()
+    ledger = ray.remote(_Ledger).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
     counters = Counters()
     for first in range(0, len(units), WAVE):
         wave = units[first : first + WAVE]
@@ -169,7 +169,8 @@ class _StageWorker:
             self.ledger.end.remote(parcel.unit, self.name)
         if self.store is None:
             return parcel.block()
-        return parcel.receipt(f"{ray.util.get_node_ip_address()} {self.node[-8:]}", self.numerics)
+        address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return parcel.receipt(f"{address} {self.node[-8:]}", self.numerics)
 
     def _is_committed(self, chunk: Chunk) -> bool:
         """Return whether an earlier attempt left the unit's part; then the chunk takes over its errors."""

@@ -87,7 +87,7 @@ def train_on_ray(job: TrainClipJob, device: str) -> None:
 
 def _lost_nodes() -> int:
     """Return how many nodes have vanished by now, but for those that were idle or were stopped by somebody."""
-    return sum(not node["Alive"] and node.get("DeathReason") not in _WANTED for node in ray.nodes())
+    return sum(not node["Alive"] and node.get("DeathReason") not in _WANTED for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
 def _place(folder: RunFolder) -> dict[str, Any]:

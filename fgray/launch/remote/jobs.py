@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,8 +50,18 @@ class RemoteJob:
             return server.log(self.id)
 
     def follow(self, write: Callable[[str], None], note: Callable[[str], None]) -> JobState:
-        """Hand on what it writes until it has ended, and return how it ended; see `stream.follow`."""
-        return self._seen(follow(lambda: job_server(self.cluster), self.id, write, note))
+        """Hand on what it writes until it has ended, and return how it ended; see `stream.follow`.
+
+        What a run that succeeded has measured calibrates the plans that are made here.
+        """
+        state = self._seen(follow(lambda: job_server(self.cluster), self.id, write, note))
+        output = state.metadata.get("output")
+        if state.exit_code == 0 and output:
+            from fgray.launch.plan.learn import learn_from
+
+            with contextlib.suppress(FgrayError):  # a run folder that only the nodes can read
+                learn_from(output)
+        return state
 
     def stop(self) -> JobState:
         """Stop it, wait until it has stopped, and return how it ended.
