@@ -194,7 +194,7 @@ def plan_and_keep(task: dict[str, Any]) -> dict[str, float]:
 
 
 def _never() -> Any:
-    raise NotImplementedError
+    raise AssertionError("a simulated worker is not built")
 
 
 def _receipts(units: Sequence[Unit], result: Simulated, store: ResultStore, folder: Path, spent: list[float]) -> Iterator[Receipt]:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from fgray.config.explain import explain
 from fgray.config.jobs import AnyJob
 from fgray.config.source import expand, override, parse_yaml, plain
-from fgray.errors import ConfigError, StorageError, did_you_mean
+from fgray.errors import ConfigError, FgrayError, StorageError, did_you_mean
 
 _JOB: TypeAdapter[AnyJob] = TypeAdapter(AnyJob)
 
@@ -70,9 +70,14 @@ def _read(path: str) -> str:
         raise ConfigError(
             "the configuration file does not exist", where=path, fix=did_you_mean(path, beside) if beside else "check its path"
         ) from error
-    except IsADirectoryError as error:
-        raise ConfigError("the configuration is a folder", where=path, fix="name one of its YAML files") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("the configuration is not UTF-8 text", where=path, fix="save it as UTF-8") from error
-    except OSError as error:
-        raise StorageError(f"cannot read the configuration ({error.strerror})", where=path, fix="check its permissions") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable("the configuration", path, error) from error
+
+
+def unreadable(what: str, path: str, error: OSError | UnicodeDecodeError) -> FgrayError:
+    """Return what to raise for a YAML file that is there and cannot be read."""
+    if isinstance(error, IsADirectoryError):
+        return ConfigError(f"{what} is a folder", where=path, fix="name one of its YAML files")
+    if isinstance(error, UnicodeDecodeError):
+        return ConfigError(f"{what} is not UTF-8 text", where=path, fix="save it as UTF-8")
+    return StorageError(f"cannot read {what} ({error.strerror})", where=path, fix="check its permissions")

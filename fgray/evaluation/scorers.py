@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,14 @@ def on_grid(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return rounded
 
 
+class _Members(NamedTuple):
+    """The distinct members of a pool: their embeddings on the grid, whether they have one, and which of them stands at each place."""
+
+    vectors: npt.NDArray[np.float64]
+    valid: npt.NDArray[np.bool_]
+    place: npt.NDArray[np.int64]
+
+
 class EmbeddingScores:
     """Cosines: the float64 dot product of stored fp32 unit vectors, without rounding error in the sum (`on_grid`).
 
@@ -51,6 +60,7 @@ class EmbeddingScores:
         """
         self._vectors, self._rows, self._errors = vectors, rows, errors
         self._valid = {kind: np.array([reason is None for reason in errors[kind]], bool) for kind in vectors}
+        self._last: tuple[str, Sequence[str], _Members] | None = None
 
     def list_scores(self, query_kind: str, queries: Sequence[str], candidate_kind: str, candidates: Sequence[Sequence[str]]) -> Scores:
         """Return [Q, N] cosines of each query's own candidates."""
@@ -68,12 +78,19 @@ class EmbeddingScores:
 
     def pool_scores(self, query_kind: str, queries: Sequence[str], candidate_kind: str, pool: Sequence[str]) -> Scores:
         """Return [Q, N] cosines of the pool's members for each query."""
-        distinct, place = np.unique(self._find(candidate_kind, pool), return_inverse=True)
+        members = self._members(candidate_kind, pool)
         rows = self._find(query_kind, queries)
-        products = on_grid(self._vectors[query_kind][rows]) @ on_grid(self._vectors[candidate_kind][distinct]).T
-        products[:, ~self._valid[candidate_kind][distinct]] = np.nan
+        products = on_grid(self._vectors[query_kind][rows]) @ members.vectors.T
+        products[:, ~members.valid] = np.nan
         products[~self._valid[query_kind][rows]] = np.nan
-        return products[:, place]
+        return products[:, members.place]
+
+    def _members(self, kind: str, pool: Sequence[str]) -> _Members:
+        """Return a pool's members; the last pool is kept, because its queries come in many small groups."""
+        if self._last is None or self._last[0] != kind or self._last[1] is not pool:
+            distinct, place = np.unique(self._find(kind, pool), return_inverse=True)
+            self._last = kind, pool, _Members(on_grid(self._vectors[kind][distinct]), self._valid[kind][distinct], place)
+        return self._last[2]
 
     def reason(self, kind: str, reference: str) -> str:
         """Return why a reference has no embedding."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fgray.errors import FgrayError
 
-PINS = "requirements.txt"  # beside a job that was sent: what is installed where it comes from
+PINS = "fgray-pins.txt"  # beside a job that was sent: what is installed where it comes from. No name that a project of the user's has
 
 
 @contextmanager

@@ -49,6 +49,10 @@ def test_a_score_does_not_depend_on_the_other_queries_and_candidates(vectors: di
     assert np.array_equal(alone, whole[260])
     (few,) = model.pool_scores("image", ["260"], "text", pool[400:407])
     assert np.array_equal(few, whole[260][400:407])
+    (again,) = model.pool_scores("image", ["260"], "text", pool)  # the pool before last
+    assert np.array_equal(again, whole[260])
+    (same_names,) = model.pool_scores("text", ["260"], "image", pool[:IMAGES])
+    assert same_names[3] == model.list_scores("text", ["260"], "image", [["3"]])[0, 0]
     lists = model.list_scores("image", ["3", "260"], "text", [pool[:7], pool[400:407]])
     assert np.array_equal(lists, [whole[3][:7], few])
     assert model.list_scores("text", ["400"], "image", [["260"]])[0, 0] == few[0]

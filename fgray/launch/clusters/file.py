@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fgray.config.explain import explain
+from fgray.config.loading import unreadable
 from fgray.config.schema import Section
 from fgray.config.source import Path as Keys
 from fgray.config.source import Source, parse_yaml, plain
@@ -197,12 +198,8 @@ def _read(path: str) -> str:
         beside = [str(item) for item in (*folder.glob("*.yaml"), *Path("cluster").glob("*.yaml"))]
         fix = did_you_mean(path, set(beside)) if beside else "name a cluster file such as cluster/local-multinode.yaml"
         raise ConfigError("the cluster file does not exist", where=path, fix=fix) from error
-    except IsADirectoryError as error:
-        raise ConfigError("the cluster file is a folder", where=path, fix="name one of its YAML files") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("the cluster file is not UTF-8 text", where=path, fix="save it as UTF-8") from error
-    except OSError as error:
-        raise ConfigError(f"cannot read the cluster file ({error.strerror})", where=path, fix="check its permissions") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable("the cluster file", path, error) from error
 
 
 def _node_type(name: str, node: _NodeType, cluster: _Cluster) -> NodeType:

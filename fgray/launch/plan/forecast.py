@@ -139,7 +139,7 @@ def forecast_embedding(
     """
     place = place_of(file, compute.device)
     asked = tuple(asked_of(work))
-    known = _architecture(model)
+    known = architecture_of(model)
     facts = Model(card.architecture, card.dtype, compute.threads, known)
     on_gpu = compute.device.startswith("cuda")
     decode = Pool("decode", compute.decode_workers, 1, 0, "compute.decode_workers")
@@ -181,10 +181,6 @@ def startup_key(place: Place, runner: str) -> str:
 
 def _runner(pools: Sequence[Pool]) -> str:
     return "ray" if pools else "serial"
-
-
-def _architecture(model: ModelConfig) -> Architecture | None:
-    return architecture_of(model)
 
 
 def _startup(place: Place, runner: str, known: Architecture | None, calibration: Calibration) -> Rate:

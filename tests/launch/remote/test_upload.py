@@ -27,9 +27,9 @@ def moved(files: dict[str, Path] | None = None, key: str = "data.root") -> Reloc
 def test_code_script_configuration_and_pins_travel_and_nothing_else() -> None:
     upload = gather("eval", moved(), "job: eval\n", "ray==1\n")
     names = set(map(str, upload.files))
-    assert {"fgray/__init__.py", "fgray/cli.py", "jobs/eval.py", "config.yaml", "requirements.txt"} <= names
+    assert {"fgray/__init__.py", "fgray/cli.py", "jobs/eval.py", "config.yaml", "fgray-pins.txt"} <= names
     assert {"fgray/report/templates/page.css", "fgray/synthesis/bank/bank.json"} <= names
-    assert {name.split("/")[0] for name in names} == {"fgray", "jobs", "config.yaml", "requirements.txt", "fgray-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"fgray", "jobs", "config.yaml", "fgray-pins.txt", "fgray-0.1.0.dist-info"}
     assert [name for name in names if name.startswith("jobs/")] == ["jobs/eval.py"]
     assert not [
         name for name in names if "__pycache__" in name or name.endswith(".pyc") or "/." in name or "test" in name.split("/")[-1][:5]
