@@ -103,9 +103,10 @@ def progress(run: str, follow: bool, needed: bool) -> None:
         if not follow:
             _print(folder_status(run))
             return
+        from rich.console import Console
         from rich.live import Live
 
-        with Live(refresh_per_second=1) as live:
+        with Live(console=Console(markup=False, emoji=False), refresh_per_second=1) as live:
             follow_folder(run, live.update)
     except FgrayError:
         if needed:
@@ -165,7 +166,7 @@ def model(kind: str, config: str | None) -> Any:
 def _print(content: Any) -> None:
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names and messages have brackets of their own
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160  # a file or pipe has no width; names must stay whole for grep
     console.print(content)

@@ -18,8 +18,8 @@ class Place:
 
     Attributes:
         kind: what it names. input: a file or folder that is read; output: one that is written; file_or_name, folder_or_name: one that is
-            read, or a published name; option: one that is read where there is such a file, else any text; under_root: as input, relative
-            to the benchmark's root; module: the code of a class, as package.module:Name.
+            read, or a published name; option: one that is read where there is such a file or folder, else any text; under_root: as input,
+            relative to the benchmark's root; module: the code of a class, as package.module:Name.
         parts: of a folder, only the first of these that it has is read; empty: all of it.
         beside: the ending that replaces the file's own in the name of a second file, which belongs to it.
     """
@@ -85,12 +85,13 @@ def _walk(value: Any, kind: Any, options: Options, keys: Keys, root: str | None)
         mark = _mark(kind)
         if mark is not None:
             yield Found(keys, value, mark, root if mark.kind == "under_root" else None)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _walk(item, _item_kind(kind, dict), options, (*keys, key), root)
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _walk(item, _item_kind(kind, list), options, (*keys, number), root)
+    elif isinstance(value, Mapping | list | tuple):
+        mapping = isinstance(value, Mapping)
+        inner = _item_kind(kind, dict if mapping else list)
+        if inner is None and (mark := _mark(kind)) is not None and mark.kind == "option":
+            inner = kind  # options may be lists and mappings of any depth
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _walk(item, inner, options, (*keys, key), root)
 
 
 def _mark(kind: Any) -> Place | None:

@@ -236,11 +236,11 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def variables(value: Any) -> set[str]:
-    """Return the names of the variables in a configuration as written."""
+def variables(value: Any) -> set[tuple[str, str | None]]:
+    """Return the variables in a configuration as written: name and default."""
     if isinstance(value, dict | list):
-        return {name for item in (value.values() if isinstance(value, dict) else value) for name in variables(item)}
-    return {match[1] for match in _VARIABLE.finditer(value)} if isinstance(value, str) else set()
+        return {found for item in (value.values() if isinstance(value, dict) else value) for found in variables(item)}
+    return {(match[1], match[2]) for match in _VARIABLE.finditer(value)} if isinstance(value, str) else set()
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:

@@ -20,11 +20,13 @@ class Cluster:
         name: as in its file.
         most: resource -> the most that all nodes together can ever have.
         largest: resource -> the most that one node can have; empty where that was not told.
+        provider: of the machines, as in its file; "" where that was not told.
     """
 
     name: str
     most: Mapping[str, float]
     largest: Mapping[str, float]
+    provider: str = ""
 
 
 def cluster() -> Cluster | None:
@@ -40,6 +42,6 @@ def cluster() -> Cluster | None:
         content = json.loads(text)
         most = {str(name): float(amount) for name, amount in content["most"].items()}
         largest = {str(name): float(amount) for name, amount in content.get("largest", {}).items()}
-        return Cluster(str(content["name"]), most, largest)
+        return Cluster(str(content["name"]), most, largest, str(content.get("provider", "")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError("the variable does not describe a cluster", where=VARIABLE, fix="leave it to `fgray submit --cluster`") from error

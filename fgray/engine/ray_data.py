@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fgray import errors
 from fgray.engine.cluster import cluster
+from fgray.engine.notices import watch
 from fgray.engine.ray_metrics import Counters
 from fgray.engine.ray_session import check_resources, start_ray
 from fgray.engine.serial import is_out_of_memory
@@ -33,7 +34,8 @@ from fgray.engine.store import ResultStore
 from fgray.engine.units import Unit
 from fgray.errors import FgrayError, RunError
 
-WAVE = 2_000  # units planned into one Ray Data execution; bounds the driver's memory
+WAVE = 2_000  # units of one Ray Data execution, whose items are in Ray's object store until its end; at least
+WAVE_PER_WORKER = 128  # so many for each worker: every execution starts its workers anew
 MAX_DEATHS = 2  # attempts of a unit that may die before it is split
 MAX_STARTS = 3  # of one worker that die before it is built; Ray itself would try for ever
 ARRAY = "array."  # prefix of array columns in a row
@@ -58,8 +60,9 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # the driver's node outlives the others
     ledger = ray.remote(_Ledger).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
     counters = Counters()
-    for first in range(0, len(units), WAVE):
-        wave = units[first : first + WAVE]
+    size = wave_size(max(stage.workers for stage in stages))
+    for first in range(0, len(units), size):
+        wave = units[first : first + size]
         parcels = [_Parcel(first + index, Chunk(unit.kind, unit.items)) for index, unit in enumerate(wave)]
         # One block per unit. `from_arrow` would start a task for each, which a cluster's workers leave no CPU for.
         data: ray.data.Dataset = ray.data.from_blocks([parcel.block() for parcel in parcels])
@@ -85,6 +88,11 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
                     yield receipt
         except ray.exceptions.RayError as error:
             raise RunError(f"Ray failed: {' '.join(str(error).split())[:300]}", fix="run the same command again; it resumes") from error
+
+
+def wave_size(workers: int) -> int:
+    """Return how many units one execution takes, for the workers of the widest stage."""
+    return max(WAVE, WAVE_PER_WORKER * workers)
 
 
 class _Ledger:
@@ -148,6 +156,7 @@ class _StageWorker:
             what = f"the {stage.name} worker died {deaths} times while it started (killed for its memory, or crashed)"
             self.broken = RunError(what, fix="free memory or lower compute.workers; compute.runner=serial shows a crash")
             return
+        watch()
         try:
             self.function = stage.build()
             self.numerics = numerics_of(stage, numerics)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgray.config import load_config
@@ -50,6 +51,18 @@ def submit(
     return send(config, assignments, load_cluster(config.job.cluster), _say)
 
 
+@contextlib.contextmanager
+def _found_from(folder: str) -> Iterator[None]:
+    """Let modules beside a configuration be found where its job was sent from, not where this command is typed."""
+    before = list(sys.path)
+    here = str(Path.cwd())
+    sys.path[:] = [*(place for place in before if place not in ("", here)), folder]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
 def resume(job: str | None = None) -> RemoteJob:
     """Send a job again that was sent from here; it goes on with its run folder.
 
@@ -70,7 +83,7 @@ def resume(job: str | None = None) -> RemoteJob:
     if found.goes_on():
         fix = f"follow it with fgray logs -f {found.id}, or stop it first"
         raise RunError(f"the job '{found.id}' has not ended", where=found.cluster.path, fix=fix)
-    with contextlib.chdir(record.folder):
+    with contextlib.chdir(record.folder), _found_from(record.folder):
         return send(load_config(record.config, record.overrides), record.overrides, load_cluster(record.cluster), _say)
 
 

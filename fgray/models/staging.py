@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from fgray.errors import NotFound
+from fgray.errors import NotFound, StorageError
 from fgray.models.fingerprint import file_sha256
 from fgray.storage import Storage, open_storage
 
@@ -53,6 +53,8 @@ def staged_folder(place: Storage, name: str, fetch: Callable[[], Path]) -> Path:
     with _alone(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for own, file in files.items():
+            if Path(own).name != own:
+                raise StorageError(f"'{own}' cannot be a file of a model", where=place.uri, fix="remove its folder 'names'")
             if not (folder / own).exists():
                 _write(folder / own, read_once(place, file))
     return folder

@@ -17,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from fgray.config.train import TrainClipJob
 from fgray.engine.cluster import cluster
+from fgray.engine.notices import watch
 from fgray.engine.ray_session import check_placeable, start_ray
 from fgray.errors import FgrayError, NotFound, RunError, StorageError
 from fgray.runs import RunFolder
@@ -104,6 +105,7 @@ def _worker(config: dict[str, Any]) -> None:
     folder = RunFolder(job.output)
     if (failure := _failure(folder)) is not None:
         raise failure
+    watch()
     try:
         train_worker(job, config["device"], lambda: ray.train.get_preemption_info() is not None)
     except FgrayError as error:

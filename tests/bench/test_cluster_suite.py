@@ -63,4 +63,4 @@ def test_options_are_checked() -> None:
         list(run({"parts": [], "scalling": {}}, "out"))
     with pytest.raises(ConfigError, match="no option"):
         list(islice(run({"parts": ["scaling"], "scaling": {"workers": [1], "rows": 1000}, "x": 1}, "out"), 9))
-    assert set(cluster.PARTS) == {"driver", "scaling", "ray", "engine"}
+    assert set(cluster.PARTS) == {"driver", "scaling", "ray", "engine", "submit"}

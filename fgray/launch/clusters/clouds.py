@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from fgray.errors import RunError
 from fgray.launch.clusters import dashboard
+from fgray.launch.clusters.dashboard import NotUpError, TokenError
 from fgray.launch.clusters.file import ClusterFile
 from fgray.launch.clusters.local_nodes import free_ports
 from fgray.launch.clusters.state import make_state_folder, token_file, write_private
@@ -37,6 +38,7 @@ def start(file: ClusterFile) -> None:
     """Start a cluster, or apply a changed file to it; jobs on a cluster that answers are not disturbed.
 
     Raises:
+        TokenError: it runs with a token that this machine does not have.
         RunError: a tool, a client library or credentials are missing, or the start fails.
     """
     if file.provider == "kuberay":
@@ -46,10 +48,13 @@ def start(file: ClusterFile) -> None:
         return
     _check_client(file)
     make_state_folder(file.name)
-    token = token_file(file)
+    token, there = token_file(file), _has_head(file)
     if not token.exists():  # the file's file_mounts take it to every node
+        if there:
+            fix = f"copy the token of whoever started it to {token}, or `fgray cluster down {file.path}` first"
+            raise TokenError(f"the cluster '{file.name}' runs with a token that is not here", where=file.path, fix=fix)
         write_private(token, secrets.token_hex(32))
-    _run([*_RAY, "up", "-y", *(["--no-restart"] if _runs(file) else []), file.path], file)
+    _run([*_RAY, "up", "-y", *(["--no-restart"] if there and _runs(file) else []), file.path], file)
 
 
 def stop(file: ClusterFile) -> None:
@@ -72,6 +77,8 @@ def tunnel(file: ClusterFile) -> Iterator[str]:
     """Yield the address of a cluster's dashboard at this end of a tunnel that lives as long as the body.
 
     Raises:
+        NotUpError: there is no such cluster.
+        TokenError: it refuses the token.
         RunError: the tunnel does not open, or the cluster does not answer at its other end.
     """
     (port,) = free_ports(1)
@@ -99,16 +106,25 @@ def _await(process: subprocess.Popen[bytes], address: str, file: ClusterFile, to
             told.seek(0)
             lines = [line.strip() for line in told.read().splitlines() if line.strip()]
             reason = lines[-1][:200] if lines else "no answer"
-            raise RunError(
-                f"no way to the cluster '{file.name}' ({reason})", where=file.path, fix=f"`fgray cluster up {file.path}` starts it"
-            )
+            if file.provider == "kuberay" or not _has_head(file):  # manifests may be applied again at any time
+                fix = f"`fgray cluster up {file.path}` starts it"
+                raise NotUpError(f"no way to the cluster '{file.name}' ({reason})", where=file.path, fix=fix)
+            fix = f"try again; `fgray cluster up {file.path}` starts its Ray anew, which ends its jobs"
+            raise RunError(f"the head of '{file.name}' runs and cannot be reached ({reason})", where=file.path, fix=fix)
         time.sleep(0.5)
+
+
+def _has_head(file: ClusterFile) -> bool:
+    """Return whether the cloud has a head of this name, as Ray's launcher finds it."""
+    return subprocess.run([*_RAY, "get-head-ip", file.path], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
 
 def _runs(file: ClusterFile) -> bool:
     try:
         with tunnel(file):
             return True
+    except TokenError:
+        raise
     except RunError:
         return False
 
@@ -173,7 +189,7 @@ def _fetch_token(file: ClusterFile) -> None:
         token = ""
     if not token:
         reason = (done.stderr.strip().splitlines() or ["it has no auth_token"])[-1][:200]
-        raise RunError(
+        raise NotUpError(
             f"the token of '{file.name}' cannot be read ({reason})", where=file.path, fix=f"`fgray cluster up {file.path}` starts it"
         )
     make_state_folder(file.name)

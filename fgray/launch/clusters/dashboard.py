@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ SECONDS = 20.0
 
 class TokenError(RunError):
     """The cluster wants another token than it was given."""
+
+
+class NotUpError(RunError):
+    """There is no such cluster now: it may be started without harm to anybody's jobs."""
 
 
 def get(address: str, path: str, token: Path, seconds: float = SECONDS) -> dict[str, Any]:
@@ -36,14 +41,20 @@ def get(address: str, path: str, token: Path, seconds: float = SECONDS) -> dict[
             fix = f"the cluster's token belongs into {token}, or RAY_AUTH_TOKEN_PATH names its file"
             raise TokenError("the cluster refuses the token" if headers else "the cluster wants a token", where=address, fix=fix) from error
         raise RunError(f"the cluster's dashboard answers {error.code} {error.reason}", where=url, fix="see the dashboard's logs") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:  # the latter two: half an answer
         reason = getattr(error, "reason", error)
         raise RunError(f"the cluster does not answer ({reason})", where=address, fix="`fgray cluster status FILE` says more") from error
 
 
 def answers(address: str, token: Path) -> bool:
-    """Return whether a dashboard is there and takes the token."""
+    """Return whether a dashboard is there.
+
+    Raises:
+        TokenError: it is, and refuses the token.
+    """
     try:
         return "ray_version" in get(address, "api/version", token, 5.0)
+    except TokenError:
+        raise
     except RunError:
         return False

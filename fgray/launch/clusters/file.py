@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +40,9 @@ class Price(Section):
     spot: float | None = Field(None, ge=0, description="price per hour of interruptible capacity")
 
 
+MOST_UPLOAD_MIB = 95  # Ray's dashboard takes 100 MiB at most; file names and checksums come on top
+
+
 class FgrayOptions(Section):
     """What fgray wants to know of a cluster that Ray's own format has no place for (`provider.fgray`)."""
 
@@ -60,7 +64,9 @@ class FgrayOptions(Section):
         default_factory=list,
         description="folders that this machine and all nodes see under the same path, e.g. /mnt/efs; paths in them stay as they are",
     )
-    upload_mib: int = Field(100, ge=1, description="most MiB that may travel with a job; larger data and weights belong into S3")
+    upload_mib: int = Field(
+        MOST_UPLOAD_MIB, ge=1, le=MOST_UPLOAD_MIB, description="most MiB that may travel with a job; larger data and weights belong into S3"
+    )
 
 
 class _NodeType(BaseModel):
@@ -146,6 +152,11 @@ class ClusterFile:
         return self.head.resources.get(resource, 0.0) + self._most_of_workers(
             {n.name: n.resources.get(resource, 0.0) for n in self.node_types}
         )
+
+    def told(self) -> str:
+        """Return what every process of a job is told, in the words of `fgray.engine.cluster.Cluster`; nothing of it is secret."""
+        largest = {name: max(node.resources.get(name, 0.0) for node in self.node_types) for name in self.resources}
+        return json.dumps({"name": self.name, "most": self.resources, "largest": largest, "provider": self.provider})
 
     def hourly_cost(self) -> tuple[float, float] | None:
         """Return the least and the most that an hour costs while the cluster is up; None when a price is missing."""

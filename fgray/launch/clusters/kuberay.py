@@ -172,8 +172,7 @@ def _job(file: ClusterFile, path: str) -> list[dict[str, Any]]:
     output = getattr(job, "output", None)
     if isinstance(output, str) and "://" not in output:
         raise ConfigError("the results would vanish with the pods", where=f"output: {output}", fix="write them to an s3:// address")
-    largest = {name: max(node.resources.get(name, 0.0) for node in file.node_types) for name in file.resources}
-    environment = {"FGRAY_CLUSTER": json.dumps({"name": file.name, "most": file.resources, "largest": largest})}
+    environment = {"FGRAY_CLUSTER": file.told()}
     spec = {
         "entrypoint": f"python -m fgray submit {_CONFIG} --cluster local",  # inside the cluster that FGRAY_CLUSTER names
         "runtimeEnvYAML": json.dumps({"env_vars": environment}),  # JSON is YAML

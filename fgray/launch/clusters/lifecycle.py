@@ -14,6 +14,7 @@ from typing import Any
 
 from fgray.errors import ConfigError, RunError
 from fgray.launch.clusters import clouds, dashboard, local_nodes
+from fgray.launch.clusters.dashboard import NotUpError
 from fgray.launch.clusters.file import ClusterFile
 from fgray.launch.clusters.rules import refuse_problems
 from fgray.launch.clusters.state import token_file
@@ -89,7 +90,8 @@ def reach(file: ClusterFile) -> Iterator[str]:
     The process that talks to it needs ``RAY_AUTH_MODE=token`` and ``RAY_AUTH_TOKEN_PATH``, see `token_file`.
 
     Raises:
-        RunError: the cluster does not run, or cannot be reached.
+        NotUpError: the cluster does not run.
+        RunError: it cannot be reached.
     """
     if file.options.address:
         address = file.options.address.rstrip("/")
@@ -98,9 +100,9 @@ def reach(file: ClusterFile) -> Iterator[str]:
     elif file.provider == "external":
         state = local_nodes.read_state(file.name)
         if not state:
-            raise RunError(f"the cluster '{file.name}' does not run", where=file.path, fix=f"fgray cluster up {file.path}")
+            raise NotUpError(f"the cluster '{file.name}' does not run", where=file.path, fix=f"fgray cluster up {file.path}")
         if not local_nodes.is_alive(file, state):
-            raise RunError(f"the cluster '{file.name}' is half dead", where=file.path, fix=f"`fgray cluster up {file.path}` mends it")
+            raise NotUpError(f"the cluster '{file.name}' is half dead", where=file.path, fix=f"`fgray cluster up {file.path}` mends it")
         yield str(state["address"])
     elif file.provider in CLOUDS:
         with clouds.tunnel(file) as address:

@@ -29,6 +29,7 @@ from fgray.launch.clusters.processes import MARK, cluster_processes, kill_cluste
 from fgray.launch.clusters.state import make_state_folder, state_folder, token_file, write_private
 
 START_SECONDS = 300.0  # a head needs 10 s on an idle machine, minutes on one that is busy
+ANSWER_SECONDS = 60.0  # until a job server whose head runs counts as dead: what is then started anew ends the jobs of the old one
 LONGEST_TEMP = 38  # characters: Ray puts sockets below it, whose paths have at most 107
 HEAD_ID = "f" * 51 + "00000"  # the provider's own name for the head
 HEAD_TYPE = "ray.head.default"  # the same
@@ -103,10 +104,19 @@ def read_state(name: str) -> dict[str, Any]:
 
 
 def is_alive(file: ClusterFile, state: Mapping[str, Any]) -> bool:
-    """Return whether the head's own processes run and its job server answers with this cluster's token."""
-    if not _head_runs(Path(state["temp"])):
-        return False
-    return dashboard.answers(state["address"], token_file(file))
+    """Return whether the head's own processes run and its job server answers; on a busy machine that takes its time.
+
+    Raises:
+        TokenError: it answers, and refuses this token.
+    """
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while _head_runs(Path(state["temp"])):
+        if dashboard.answers(state["address"], token_file(file)):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return False
 
 
 def _head_runs(temp: Path) -> bool:

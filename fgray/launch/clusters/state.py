@@ -43,7 +43,7 @@ def token_file(file: ClusterFile) -> Path:
 
 def write_private(path: Path, content: str) -> None:
     """Write a file that only its user can read, whole or not at all."""
-    new = path.with_name(path.name + ".new")
+    new = path.with_name(f".{path.name}.{os.getpid()}")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as sink:
         sink.write(content)

@@ -11,6 +11,8 @@ from fgray.launch.plan.rates import STAGES, weight_of
 from fgray.launch.plan.training import PAIR, STEP
 from fgray.runs import RunFolder
 
+_JOBS = ("eval", "mine", "train_clip")  # the kinds whose model and devices a plan knows
+
 
 def learn_from(uri: str, calibration: Calibration | None = None) -> bool:
     """Take over the rates of a finished run; looking at the same run twice changes nothing.
@@ -34,6 +36,8 @@ def learn_from(uri: str, calibration: Calibration | None = None) -> bool:
 
 def learn(uri: str, run: Mapping[str, Any], calibration: Calibration) -> bool:
     """Take over what run.json says was measured; the file is not written yet."""
+    if run.get("job") not in _JOBS:
+        return False
     timing: Mapping[str, Any] = run.get("timing") or {}
     device, name = _device(run), run_id(uri, run)
     if device is None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from fgray.errors import FgrayError, RunError
-from fgray.launch.clusters.dashboard import TokenError
+from fgray.launch.clusters.dashboard import NotUpError
 from fgray.launch.clusters.file import ClusterFile, load_cluster
 from fgray.launch.remote.records import Record, all_records, find_record
-from fgray.launch.remote.server import JobState, job_server
+from fgray.launch.remote.server import JobState, UnknownJobError, job_server
 from fgray.launch.remote.stream import follow
+
+_log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 30  # for a driver that was told to stop: fgray ends its workers and releases its lock in a few
 _STOP_SECONDS = GRACE_SECONDS + 30.0
@@ -30,13 +33,11 @@ class RemoteJob:
         """Return whether it has not ended; with its cluster, a job is gone.
 
         Raises:
-            TokenError: the cluster refuses the token.
+            RunError: the cluster cannot be reached, or refuses the token: nobody can tell.
         """
         try:
             return not self.state().ended
-        except TokenError:
-            raise
-        except RunError:
+        except (NotUpError, UnknownJobError):
             return False
 
     def state(self) -> JobState:
@@ -59,8 +60,10 @@ class RemoteJob:
         if state.exit_code == 0 and output:
             from fgray.launch.plan.learn import learn_from
 
-            with contextlib.suppress(FgrayError):  # a run folder that only the nodes can read
+            try:
                 learn_from(output)
+            except Exception as error:  # a run folder that only the nodes can read, or of another version: no plan is worth a job's status
+                _log.info("nothing is learnt from %s: %s", output, error)
         return state
 
     def stop(self) -> JobState:
@@ -83,7 +86,8 @@ class RemoteJob:
 
     def _seen(self, state: JobState) -> JobState:
         if self.record is not None:
-            self.record.seen(state)
+            with contextlib.suppress(OSError):  # a full disk here is no reason to lose sight of the job
+                self.record.seen(state)
         return state
 
 

@@ -19,7 +19,8 @@ from fgray.config.places import Found, find_places, looks_like_place
 from fgray.config.schema import BenchmarkConfig, NamedConfig
 from fgray.config.source import dotted
 from fgray.errors import ConfigError
-from fgray.launch.remote.modules import module_files
+from fgray.launch.remote.environment import refuse_credentials
+from fgray.launch.remote.modules import module_files, weight_files
 
 FOLDER = "files"  # beside the code, where uploaded data and weights lie
 
@@ -62,9 +63,11 @@ def relocate(config: LoadedConfig, shared: Sequence[Path]) -> Relocated:
     names: dict[Path, str] = {}
     for found in find_places(config.job, _part_options):
         key = dotted(found.keys)
+        refuse_credentials(found.text, key)
         if found.place.kind == "module":
             if ":" in found.text:
                 result._add(module_files(found.text.partition(":")[0]), key)
+                _check_weights(found.text, key, shared)
             continue
         path = None if _is_mined(config, found) else _local(found)
         if path is None:
@@ -104,6 +107,19 @@ def _part_options(section: BaseModel) -> BaseModel | None:
     return None
 
 
+def _check_weights(model: str, key: str, shared: Sequence[Path]) -> None:
+    """Refuse an own encoder whose class names files that the nodes cannot see: only what a configuration names can travel.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for name in weight_files(model):
+        path = Path(name).expanduser()
+        if not path.is_absolute() or not any(path.is_relative_to(folder) for folder in shared):
+            fix = "name the file in options of the model, which the class is given as a keyword argument: then it travels with the job"
+            raise ConfigError(f"weight_files of {model} names '{name}', which the cluster's nodes do not have", where=key, fix=fix)
+
+
 def _is_mined(config: LoadedConfig, found: Found) -> bool:
     return isinstance(config.job, LoopJob) and found.text == MINED and "negatives" in found.keys
 
@@ -123,7 +139,7 @@ def _local(found: Found) -> Path | None:
         path = Path(os.path.normpath(root / text))
         return None if path.is_relative_to(root) else path  # within, it travels with the root and is found under it
     if kind == "option":
-        return path if path.is_file() else None
+        return path if path.is_file() or text.startswith("file://") or (path.is_dir() and looks_like_place(text)) else None
     if kind in ("file_or_name", "folder_or_name") and not looks_like_place(text):
         return path if (path.is_file() if kind == "file_or_name" else path.is_dir()) else None
     return path

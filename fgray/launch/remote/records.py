@@ -45,6 +45,10 @@ class Record:
             part.chmod(0o700)
         write_private(folder / f"{self.id}.json", json.dumps(asdict(self), indent=1) + "\n")
 
+    def forget(self) -> None:
+        """Remove the record of a job that was refused."""
+        (_folder() / f"{self.id}.json").unlink(missing_ok=True)
+
     def seen(self, state: JobState) -> Record:
         """Write down how the job does, and return the new record."""
         new = Record(**{**asdict(self), "overrides": self.overrides, "status": state.status, "exit_code": state.exit_code})

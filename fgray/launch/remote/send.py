@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import secrets
 import shlex
@@ -18,13 +17,14 @@ from typing import Any
 from fgray.config import LoadedConfig
 from fgray.config.source import to_yaml
 from fgray.errors import RunError
+from fgray.launch.clusters.dashboard import NotUpError
 from fgray.launch.clusters.file import ClusterFile
 from fgray.launch.remote import pins
 from fgray.launch.remote.environment import named_variables
 from fgray.launch.remote.jobs import GRACE_SECONDS, RemoteJob
 from fgray.launch.remote.locations import Relocated, relocate
 from fgray.launch.remote.records import Record
-from fgray.launch.remote.server import job_server
+from fgray.launch.remote.server import NoAnswerError, job_server
 from fgray.launch.remote.upload import CONFIG, Upload, gather
 
 Say = Callable[[str], None]
@@ -59,10 +59,16 @@ def send(config: LoadedConfig, overrides: Sequence[str], file: ClusterFile, say:
     with job_server(file) as server:
         pins.check_runtime(*server.versions(), file.path)
         runtime_env["working_dir"] = server.upload(*package_of(upload))
-        server.submit(job, _entrypoint(file, config.job.job), runtime_env, metadata)
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    record = Record(job, str(Path(file.path).absolute()), config.path, tuple(overrides), str(Path.cwd()), moved.output, now)
-    record.save()
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        record = Record(job, str(Path(file.path).absolute()), config.path, tuple(overrides), str(Path.cwd()), moved.output, now)
+        record.save()  # before: a job that runs is always known here
+        try:
+            server.submit(job, _entrypoint(file, config.job.job), runtime_env, metadata)
+        except NoAnswerError:
+            raise  # the server may have taken it
+        except RunError:
+            record.forget()
+            raise
     say(f"job {job} was sent to the cluster '{file.name}'; its run folder is {moved.output}")
     return RemoteJob(job, file, record)
 
@@ -74,19 +80,18 @@ def shared_folders(file: ClusterFile) -> list[Path]:
 
 
 def ensure_up(file: ClusterFile, say: Say) -> None:
-    """Start a cluster that is not up.
+    """Start a cluster that is not up; one that is up and does not answer is left alone, for the sake of its jobs.
 
     Raises:
-        RunError: it cannot be started.
+        RunError: it cannot be started or reached.
     """
     from fgray.launch.clusters import lifecycle
 
     try:
         with lifecycle.reach(file):
             return
-    except RunError:
-        if file.options.address:
-            raise
+    except NotUpError:
+        pass
     say(f"starting the cluster '{file.name}'; `fgray cluster down {file.path}` takes it down again")
     say(lifecycle.up(file))
 
@@ -99,9 +104,7 @@ def new_id(name: str) -> str:
 
 def _environment(file: ClusterFile, moved: Relocated) -> dict[str, str]:
     """Return what every process of the job is told: its cluster, what this may ever have, where weights are kept; nothing secret."""
-    largest = {name: max(node.resources.get(name, 0.0) for node in file.node_types) for name in file.resources}
-    cluster = {"name": file.name, "most": file.resources, "largest": largest}
-    return {"FGRAY_CLUSTER": json.dumps(cluster), "FGRAY_WEIGHTS": f"{moved.store}/weights", "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_SECONDS)}
+    return {"FGRAY_CLUSTER": file.told(), "FGRAY_WEIGHTS": f"{moved.store}/weights", "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_SECONDS)}
 
 
 def _entrypoint(file: ClusterFile, job: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import quote
 
 from fgray.errors import RunError
 from fgray.launch.clusters.dashboard import TokenError
@@ -88,7 +91,7 @@ class JobServer:
         """Hand a zip file to the cluster, unless it has it, and return its address for a runtime environment."""
         address = f"/api/packages/gcs/{name}"
         if self._call("GET", address, missing=True) is None:
-            self._call("PUT", address, package)
+            self._call("PUT", address, package)  # its bytes in blocks, each of which has the whole time limit
         return f"gcs://{name}"
 
     def submit(self, job: str, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -102,12 +105,12 @@ class JobServer:
         Raises:
             UnknownJobError: the cluster knows no such job.
         """
-        found = self._call("GET", f"/api/jobs/{job}", missing=True)
+        found = self._call("GET", f"/api/jobs/{_quoted(job)}", missing=True)
         if found is None:
             raise UnknownJobError(
                 f"the cluster knows no job '{job}'", where=self._where, fix="`fgray jobs --cluster FILE` lists those that it has"
             )
-        return _state(json.loads(found))
+        return _state(self._parsed(found))
 
     def states(self) -> list[JobState]:
         """Return every job that fgray sent, the newest first."""
@@ -116,11 +119,11 @@ class JobServer:
 
     def stop(self, job: str) -> None:
         """Ask a job to stop: its driver is told first, and killed when it has not ended after its time of grace."""
-        self._ask("POST", f"/api/jobs/{job}/stop")
+        self._ask("POST", f"/api/jobs/{_quoted(job)}/stop")
 
     def log(self, job: str) -> str:
         """Return what a job has written so far."""
-        return str(self._ask("GET", f"/api/jobs/{job}/logs")["logs"])
+        return str(self._ask("GET", f"/api/jobs/{_quoted(job)}/logs")["logs"])
 
     async def tail(self, job: str) -> AsyncIterator[str]:
         """Yield what a job writes, from its beginning to its end.
@@ -130,7 +133,7 @@ class JobServer:
         """
         import aiohttp
 
-        url = f"{self._address.replace('http', 'ws', 1)}/api/jobs/{job}/logs/tail"
+        url = f"{self._address.replace('http', 'ws', 1)}/api/jobs/{_quoted(job)}/logs/tail"
         try:
             async with aiohttp.ClientSession(headers=self._headers) as session, session.ws_connect(url, heartbeat=20) as socket:
                 async for message in socket:
@@ -144,11 +147,22 @@ class JobServer:
             raise NoAnswerError(f"the connection to the job broke ({error})", where=self._where) from error
 
     def _ask(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> Any:
-        return json.loads(self._call(method, path, None if content is None else json.dumps(content).encode()) or b"null")
+        answer = self._call(method, path, None if content is None else json.dumps(content).encode()) or b"null"
+        return self._parsed(answer)
+
+    def _parsed(self, answer: bytes) -> Any:
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise NoAnswerError("the cluster's answer is not JSON", where=self._where, fix="see the logs of its dashboard") from error
 
     def _call(self, method: str, path: str, body: bytes | None = None, missing: bool = False) -> bytes | None:
         """Return the answer; None for one that says that there is no such thing, where it may be missing."""
-        request = urllib.request.Request(self._address + path, body, {**self._headers, "Content-Type": "application/json"}, method=method)
+        headers = {**self._headers, "Content-Type": "application/json"}
+        if body is not None:
+            headers["Content-Length"] = str(len(body))
+        data = None if body is None else io.BytesIO(body)
+        request = urllib.request.Request(self._address + path, data, headers, method=method)
         try:
             with _DIRECT.open(request, timeout=_SECONDS) as answer:
                 content: bytes = answer.read()
@@ -157,7 +171,7 @@ class JobServer:
             if missing and error.code == 404:
                 return None
             raise self._refused(error.code, error.read(2000).decode(errors="replace")) from error
-        except (OSError, ValueError) as error:  # ValueError: half an answer
+        except (OSError, HTTPException) as error:  # the latter: half an answer
             reason = getattr(error, "reason", error)
             raise NoAnswerError(
                 f"the cluster does not answer ({reason})", where=self._where, fix="`fgray cluster status FILE` says more"
@@ -189,3 +203,7 @@ def _state(item: Mapping[str, Any]) -> JobState:
     names = ("submission_id", "status", "message", "driver_exit_code", "metadata")
     job, status, message, code, metadata = (item.get(name) for name in names)
     return JobState(str(job), str(status), str(message or ""), code, metadata or {})
+
+
+def _quoted(job: str) -> str:
+    return quote(job, safe="")

@@ -59,7 +59,7 @@ def follow(
                     met = time.monotonic()
                 state = server.state(job)
                 if state.ended:
-                    write(server.log(job)[shown:])
+                    _rest(server, job, shown, write, note)
                     return state
         except (TokenError, UnknownJobError):
             raise
@@ -73,3 +73,11 @@ def follow(
                 raise RunError("the cluster has not answered for ten minutes", where=error.where, fix=fix) from error
         time.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
         tries += 1
+
+
+def _rest(server: JobServer, job: str, shown: int, write: Callable[[str], None], note: Callable[[str], None]) -> None:
+    """Write what the stream has left out; how the job ended is known, whatever becomes of its log."""
+    try:
+        write(server.log(job)[shown:])
+    except RunError as error:
+        note(f"the end of the log cannot be read ({error.what})")

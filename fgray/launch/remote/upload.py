@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import fgray
 from fgray.errors import ConfigError, RunError
+from fgray.launch.clusters.file import MOST_UPLOAD_MIB
 from fgray.launch.entry import PINS
 from fgray.launch.remote.locations import Relocated, files_below
 
@@ -52,7 +53,8 @@ class Upload:
                 by_key[key] = by_key.get(key, 0) + sizes[path]
             key = max(by_key, key=lambda key: by_key[key], default="the package itself")
             what = f"the job would upload {in_words(total)}, more than {in_words(most)}; {key} is {in_words(by_key.get(key, total))} of it"
-            fix = f"copy that to s3://BUCKET/… and name it there in {key}, or raise provider.fgray.upload_mib"
+            fix = f"copy that to s3://BUCKET/… and name it there in {key}"
+            fix += ", or raise provider.fgray.upload_mib" if most < MOST_UPLOAD_MIB << 20 else ""
             raise ConfigError(what, where=cluster, fix=fix)
         yield f"uploads {in_words(total)} in {len(sizes)} files; the largest:"
         yield from (f"  {in_words(sizes[path]):>10}  {path}" for path in largest)
