@@ -47,15 +47,9 @@ def status(
       fgray status quickstart-20260101-120000-1a2b
       fgray status s3://bucket/runs/spec -f
     """
-    folder, state = run, None
     if run is None or not ("/" in run or Path(run).is_dir()):
-        job = fgray.remote_job(run, cluster)
-        state = job.state()
-        print(show.job_state(state))
-        folder = state.metadata.get("output")
-    if folder is not None:
-        show.progress(folder, follow_, needed=state is None)
-    sys.exit((state.exit_code or 0) if state is not None else 0)
+        sys.exit(show.job(fgray.remote_job(run, cluster), follow_).exit_code or 0)
+    show.progress(run, follow_)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 from fgray.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+
     from fgray.evaluation.compare import Comparison
     from fgray.launch.clusters.lifecycle import ClusterStatus
+    from fgray.launch.remote.jobs import RemoteJob
     from fgray.launch.remote.server import JobState
 
 
@@ -88,29 +93,47 @@ def job_state(state: JobState) -> str:
     return f"{state.id} {state.in_words()}{reason}"
 
 
-def progress(run: str, follow: bool, needed: bool) -> None:
-    """Print what the run in a folder does, or show it until it has ended.
+def job(job: RemoteJob, follow: bool) -> JobState:
+    """Print what a job on a cluster does and, where its run folder can be read from here, how far it is.
 
     Args:
-        run: the folder.
-        follow: show it anew until the run has ended.
-        needed: whether a folder that cannot be read from here is an error.
+        job: the job.
+        follow: show it anew until it has ended.
+
+    Returns:
+        the state that was shown last.
     """
+    from rich.console import Group
+
     from fgray.errors import FgrayError
+    from fgray.launch.status import FOLLOW_SECONDS, folder_status
+
+    def shown(state: JobState) -> Group:
+        parts: list[Any] = [job_state(state)]
+        if folder := state.metadata.get("output"):
+            with contextlib.suppress(FgrayError):  # it has not begun, or only the nodes can read it
+                parts.append(folder_status(folder))
+        return Group(*parts)
+
+    if not follow:
+        state = job.state()
+        _print(shown(state))
+        return state
+    with _live() as live:
+        for state in job.states(FOLLOW_SECONDS):
+            live.update(shown(state))
+    return state
+
+
+def progress(run: str, follow: bool) -> None:
+    """Print what the run in a folder does, or show it until it has ended."""
     from fgray.launch.status import folder_status, follow_folder
 
-    try:
-        if not follow:
-            _print(folder_status(run))
-            return
-        from rich.console import Console
-        from rich.live import Live
-
-        with Live(console=Console(markup=False, emoji=False), refresh_per_second=1) as live:
-            follow_folder(run, live.update)
-    except FgrayError:
-        if needed:
-            raise
+    if not follow:
+        _print(folder_status(run))
+        return
+    with _live() as live:
+        follow_folder(run, live.update)
 
 
 def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str] | None = None) -> None:
@@ -164,9 +187,19 @@ def model(kind: str, config: str | None) -> Any:
 
 
 def _print(content: Any) -> None:
+    _console().print(content)
+
+
+def _live() -> Live:
+    from rich.live import Live
+
+    return Live(console=_console(), refresh_per_second=1)
+
+
+def _console() -> Console:
     from rich.console import Console
 
     console = Console(markup=False, emoji=False)  # names and messages have brackets of their own
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160  # a file or pipe has no width; names must stay whole for grep
-    console.print(content)
+    return console

@@ -11,10 +11,11 @@ from typing import Any
 from rich.table import Table
 
 from fgray.engine.live import PROGRESS
-from fgray.errors import DataError, NotFound
+from fgray.errors import DataError, NotFound, RunError
 from fgray.storage import open_storage
 
 FOLLOW_SECONDS = 2.0
+PATIENCE_SECONDS = 600.0
 SILENT_SECONDS = 60.0  # without news of a run that says it runs; it writes every ten
 
 
@@ -32,6 +33,7 @@ def follow_folder(uri: str, show: Callable[[Table], None], poll_seconds: float =
     """Show the state of a run until it has ended.
 
     Raises:
+        RunError: it says that it runs, and has given no sign of life for ten minutes.
         FgrayError: see `folder_status`.
     """
     while True:
@@ -39,6 +41,9 @@ def follow_folder(uri: str, show: Callable[[Table], None], poll_seconds: float =
         show(table_of(facts, uri))
         if facts.get("state") != "running":
             return
+        updated = _epoch(facts.get("updated"))
+        if updated is not None and time.time() - updated > PATIENCE_SECONDS:
+            raise RunError("the run has given no sign of life for ten minutes", where=uri, fix="the same command again goes on with it")
         time.sleep(poll_seconds)
 
 

@@ -1,14 +1,16 @@
 """The table of a run folder's progress.json."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
+from fgray.cli_output import progress
 from fgray.engine.live import PROGRESS
-from fgray.errors import DataError, NotFound
+from fgray.errors import DataError, NotFound, RunError
 from fgray.launch.status import duration, folder_status, follow_folder, table_of
 
 FACTS = {
@@ -71,7 +73,8 @@ def test_following_ends_with_the_run(tmp_path: Path) -> None:
     states = ["running", "running", "finished"]
 
     def write() -> None:
-        (tmp_path / PROGRESS).write_text(json.dumps({**FACTS, "state": states.pop(0)}))
+        now = datetime.now(UTC).isoformat()
+        (tmp_path / PROGRESS).write_text(json.dumps({**FACTS, "updated": now, "state": states.pop(0)}))
 
     shown: list[Table] = []
 
@@ -108,3 +111,19 @@ def test_other_folders_are_told(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_run_that_gives_no_sign_of_life_is_not_followed_for_ever(tmp_path: Path) -> None:
+    (tmp_path / PROGRESS).write_text(json.dumps(FACTS))
+    shown: list[Table] = []
+    with pytest.raises(RunError, match="no sign of life for ten minutes"):
+        follow_folder(str(tmp_path), shown.append, 0.0)
+    assert "no sign of life" in text(shown[0])
+
+
+def test_brackets_in_names_and_errors_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = FACTS | {"state": "failed", "name": "a[b32]", "error": "3 items failed [/runs/x/q.parquet]: look at it [bold]"}
+    (tmp_path / PROGRESS).write_text(json.dumps(facts))
+    progress(str(tmp_path), follow=False)
+    out = capsys.readouterr().out
+    assert "a[b32]" in out and "3 items failed [/runs/x/q.parquet]: look at it [bold]" in out

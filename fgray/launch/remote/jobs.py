@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fgray.errors import FgrayError, RunError
-from fgray.launch.clusters.dashboard import NotUpError
+from fgray.launch.clusters.dashboard import NotUpError, TokenError
 from fgray.launch.clusters.file import ClusterFile, load_cluster
 from fgray.launch.remote.records import Record, all_records, find_record
 from fgray.launch.remote.server import JobState, UnknownJobError, job_server
-from fgray.launch.remote.stream import follow
+from fgray.launch.remote.stream import PATIENCE_SECONDS, follow
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,28 @@ class RemoteJob:
         """Return what it does."""
         with job_server(self.cluster) as server:
             return self._seen(server.state(self.id))
+
+    def states(self, poll_seconds: float) -> Iterator[JobState]:
+        """Yield what it does again and again until it has ended, through times in which its cluster does not answer.
+
+        Raises:
+            RunError: the cluster does not know it, refuses the token, or has not answered for ten minutes.
+        """
+        met = time.monotonic()
+        while True:
+            try:
+                state = self.state()
+            except (TokenError, UnknownJobError):
+                raise
+            except RunError:
+                if time.monotonic() - met > PATIENCE_SECONDS:
+                    raise
+            else:
+                met = time.monotonic()
+                yield state
+                if state.ended:
+                    return
+            time.sleep(poll_seconds)
 
     def log(self) -> str:
         """Return what it has written so far."""

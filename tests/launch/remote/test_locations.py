@@ -163,3 +163,34 @@ def test_variables_stay_unresolved_and_text_stays_text(monkeypatch: pytest.Monke
     again = config_from_text(written, "config.yaml")
     assert again.job == config.job and again.job.name == "7"
     assert again.source == config.source
+
+
+def test_options_of_an_own_encoder_travel_however_deep(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(here))
+    write(here / "own_opt.py", "class E: ...")
+    for name in ("w.bin", "ckpt/a.bin", "ckpt/b.bin", "plain/c.bin"):
+        write(here / name)
+    options = {"deep": {"w": ["w.bin", 3]}, "folder": "./ckpt", "text": "plain", "other": "/no/such"}
+    moved = relocate(loaded({"model": {"kind": "python", "path": "own_opt:E", "options": options}}), [])
+    assert moved.values["model"]["options"] == {
+        "deep": {"w": ["./files/w.bin", 3]}, "folder": "./files/ckpt", "text": "plain", "other": "/no/such",
+    }  # fmt: skip
+    assert set(map(str, moved.files)) == {"own_opt.py", "files/w.bin", "files/ckpt/a.bin", "files/ckpt/b.bin"}
+    with pytest.raises(ConfigError, match=r"model\.options\.w is not there"):
+        relocate(loaded({"model": {"kind": "python", "path": "own_opt:E", "options": {"w": "file:///no/such"}}}), [])
+
+
+def test_weight_files_of_a_class_do_not_travel_and_are_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(here))
+    write(here / "own_weights.py", "class E:\n    weight_files = ('/mnt/efs/w.pt',)\nclass F:\n    weight_files = ('w.pt',)\n")
+    model = {"kind": "python", "path": "own_weights:E"}
+    assert set(map(str, relocate(loaded({"model": model}), [Path("/mnt/efs")]).files)) == {"own_weights.py"}
+    for path, shared in (("own_weights:E", []), ("own_weights:F", EVERYWHERE)):
+        with pytest.raises(ConfigError, match=r"weight_files of own_weights:. names .*name the file in options"):
+            relocate(loaded({"model": {"kind": "python", "path": path}}), shared)
+
+
+def test_credentials_in_an_address_are_refused(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"credentials in it.*\[output\]") as error:
+        relocate(loaded({"output": "s3://AKIA:sEcReT@b/o"}), [])
+    assert "sEcReT" not in str(error.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fgray.errors import ConfigError
-from fgray.launch.remote.modules import module_files
+from fgray.launch.remote.modules import module_files, weight_files
 
 
 @pytest.fixture
@@ -59,3 +59,19 @@ def test_a_module_that_is_nowhere(code: Path) -> None:
     (code / "own_broken.py").write_text("def")
     with pytest.raises(ConfigError, match="cannot read the module"):
         module_files("own_broken")
+
+
+def test_packages_that_are_installed_elsewhere_are_not_imported(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = code / "site-packages" / "own_installed"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise RuntimeError('no such device')")
+    (code / "own_broken_package").mkdir()
+    (code / "own_broken_package" / "__init__.py").write_text("raise RuntimeError('no such device')")
+    (code / "own_user.py").write_text("from own_installed import nn\nfrom own_broken_package import part\n")
+    monkeypatch.syspath_prepend(str(code / "site-packages"))
+    assert set(map(str, module_files("own_user"))) == {"own_user.py", "own_broken_package/__init__.py"}
+
+
+def test_weight_files_of_a_class(code: Path) -> None:
+    (code / "own_heavy.py").write_text("class A:\n    weight_files = ('~/a.pt', 'b.pt')\nclass B:\n    weight_files = found()\n")
+    assert [weight_files(f"own_heavy:{name}") for name in "ABC"] == [["~/a.pt", "b.pt"], [], []]
