@@ -120,7 +120,7 @@ def scaling(
     units = -(-rows // unit_rows)
     alone = units * unit_seconds
     for count in workers:
-        wave = wave_size(count)
+        wave = wave_size(count, unit_rows)
         whole, waves = (simulate(units, count, Model(unit_seconds, wave=size)) for size in (0, wave))
         lossy = simulate(units, count, Model(unit_seconds, wave=wave, worker_life=24 * 3600, node_life=6 * 3600))
         note = f"{units:,} units of {unit_seconds} s in waves of {wave:,} on {count:,} workers that start in 20 s for each wave: "

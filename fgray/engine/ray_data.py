@@ -5,7 +5,9 @@ to blocks, a unit's result is written whole, by the actor that computed it. A wo
 its unit again elsewhere, and the ledger sees to it that a unit which kills its workers is given up, not retried for ever.
 
 On a cluster all workers are asked for at once, so that its autoscaler sees what the work needs; the first ones start while nodes
-for the others come up. When no unit waits any more, idle workers are released, and their nodes go.
+for the others come up. When no unit waits any more, idle workers are released, and their nodes go. A pool never grows or shrinks while
+there is work, so no pool may need what another one holds: a cluster without GPUs has one pool, whose workers do all stages; where there
+are GPUs, those who compute on them take no CPUs. So every node that is left can go on alone.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import json
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,13 +32,14 @@ from fgray.engine.notices import watch
 from fgray.engine.ray_metrics import Counters
 from fgray.engine.ray_session import check_resources, start_ray
 from fgray.engine.serial import is_out_of_memory
-from fgray.engine.stages import Chunk, Receipt, Stage, commit_chunk, numerics_of, run_stage, thread_limit
+from fgray.engine.stages import Chunk, Receipt, Stage, StageFunction, commit_chunk, numerics_of, run_stage, thread_limit
 from fgray.engine.store import ResultStore
 from fgray.engine.units import Unit
 from fgray.errors import FgrayError, RunError
 
-WAVE = 2_000  # units of one Ray Data execution, whose items are in Ray's object store until its end; at least
-WAVE_PER_WORKER = 128  # so many for each worker: every execution starts its workers anew
+WAVE = 2_000  # units of one Ray Data execution; all workers start anew for each
+WAVE_PER_WORKER = 128  # where that is more
+WAVE_ROWS = 1 << 24  # at most: the items are in the object store of the driver's node until the end, some 120 bytes each
 MAX_DEATHS = 2  # attempts of a unit that may die before it is split
 MAX_STARTS = 3  # of one worker that die before it is built; Ray itself would try for ever
 ARRAY = "array."  # prefix of array columns in a row
@@ -49,8 +53,6 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
         RunError: the cluster is too small for the stages' workers, or a stage failed with another exception.
     """
     start_ray(sum(stage.workers * stage.cpus for stage in stages))
-    if cluster() is not None:
-        stages = [replace(stage, workers=min(stage.workers, len(units))) for stage in stages]  # no node for whom nothing is left
     check_resources(stages)
     from ray.data import ActorPoolStrategy, DataContext  # not before Ray has started, see `start_ray`
 
@@ -58,24 +60,24 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # the driver's node outlives the others
-    ledger = ray.remote(_Ledger).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+    ledger = ray.remote(_Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
     counters = Counters()
-    size = wave_size(max(stage.workers for stage in stages))
-    for first in range(0, len(units), size):
-        wave = units[first : first + size]
-        parcels = [_Parcel(first + index, Chunk(unit.kind, unit.items)) for index, unit in enumerate(wave)]
+    pools = _pools(stages)
+    for first, count in waves(units, max(stage.workers for stage in stages)):
         # One block per unit. `from_arrow` would start a task for each, which a cluster's workers leave no CPU for.
-        data: ray.data.Dataset = ray.data.from_blocks([parcel.block() for parcel in parcels])
-        for position, stage in enumerate(stages):
-            last = position == len(stages) - 1
+        data: ray.data.Dataset = ray.data.from_blocks(_Blocks(units, first, count))  # type: ignore[arg-type]
+        for position, pool in enumerate(pools):
+            last = position == len(pools) - 1
+            workers = sum(stage.workers for stage in pool)
             data = data.map_batches(
                 _StageWorker,
-                fn_constructor_args=(stage, ledger, store if last else None, dict(numerics)),
+                fn_constructor_args=(pool, ledger, store if last else None, dict(numerics)),
                 batch_size=1,
                 batch_format="numpy",
-                compute=ActorPoolStrategy(size=stage.workers, max_tasks_in_flight_per_actor=2),
-                num_cpus=stage.cpus,
-                num_gpus=stage.gpus,
+                # On a cluster no node comes up for whom nothing is left.
+                compute=ActorPoolStrategy(size=workers if cluster() is None else min(workers, count), max_tasks_in_flight_per_actor=2),
+                num_cpus=0 if pool[0].gpus else max(stage.cpus for stage in pool),
+                num_gpus=pool[0].gpus,
             )
         try:
             batches: Any = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
@@ -84,15 +86,50 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
                     if row["failure"]:
                         raise _failure(json.loads(row["failure"]))
                     receipt = _receipt(row)
-                    counters.count(receipt, wave[receipt.unit - first].items.num_rows)
+                    counters.count(receipt, units[receipt.unit].items.num_rows)
                     yield receipt
         except ray.exceptions.RayError as error:
             raise RunError(f"Ray failed: {' '.join(str(error).split())[:300]}", fix="run the same command again; it resumes") from error
 
 
-def wave_size(workers: int) -> int:
-    """Return how many units one execution takes, for the workers of the widest stage."""
-    return max(WAVE, WAVE_PER_WORKER * workers)
+def waves(units: Sequence[Unit], workers: int) -> Iterator[tuple[int, int]]:
+    """Yield the first unit and the number of units of each execution, all about as large.
+
+    Args:
+        units: all of them; none has more items than the first.
+        workers: of the widest stage.
+    """
+    if units:
+        number = -(-len(units) // wave_size(workers, units[0].items.num_rows))
+        ends = [len(units) * done // number for done in range(number + 1)]
+        yield from ((first, end - first) for first, end in pairwise(ends))
+
+
+def wave_size(workers: int, unit_rows: int) -> int:
+    """Return how many units one execution takes at most."""
+    return max(1, min(max(WAVE, WAVE_PER_WORKER * workers), WAVE_ROWS // max(1, unit_rows)))
+
+
+def _pools(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Return the stages that the actors of each pool do."""
+    together = cluster() is not None and not any(stage.gpus for stage in stages)
+    return [list(stages)] if together else [[stage] for stage in stages]
+
+
+class _Blocks(Sequence[pa.Table]):
+    """The blocks of some units, each made when it is asked for: they are put into the object store one after the other."""
+
+    def __init__(self, units: Sequence[Unit], first: int, count: int) -> None:
+        self.units, self.first, self.size = units, first, count
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        unit = self.units[self.first + index]
+        return _Parcel(self.first + index, Chunk(unit.kind, unit.items)).block()
 
 
 class _Ledger:
@@ -140,42 +177,47 @@ def _on_living_nodes(nodes: Sequence[str]) -> int:
 
 
 class _StageWorker:
-    """One actor of one stage's pool.
+    """One actor of a pool, which does one stage or all of them.
 
-    It never raises: an exception would travel through Ray's own retries and wrappings. What went wrong is a column of
+    What goes wrong with a unit is not raised: an exception would travel through Ray's own retries and wrappings. It is a column of
     the row, and the driver raises it.
     """
 
-    def __init__(self, stage: Stage, ledger: Any, store: ResultStore | None, numerics: dict[str, Any]) -> None:
-        self.name, self.threads, self.ledger, self.store, self.numerics = stage.name, stage.threads, ledger, store, numerics
+    def __init__(self, stages: Sequence[Stage], ledger: Any, store: ResultStore | None, numerics: dict[str, Any]) -> None:
+        self.stages, self.ledger, self.store, self.numerics = stages, ledger, store, numerics
+        self.functions: list[StageFunction] = []
         self.broken: Exception | None = None
         context = ray.get_runtime_context()
         actor, self.node = context.get_actor_id() or "", context.get_node_id()
         deaths = ray.get(ledger.start.remote(actor, self.node))
         if deaths >= MAX_STARTS:
-            what = f"the {stage.name} worker died {deaths} times while it started (killed for its memory, or crashed)"
+            what = f"the {stages[-1].name} worker died {deaths} times while it started (killed for its memory, or crashed)"
             self.broken = RunError(what, fix="free memory or lower compute.workers; compute.runner=serial shows a crash")
             return
         watch()
         try:
-            self.function = stage.build()
-            self.numerics = numerics_of(stage, numerics)
+            self.functions = [stage.build() for stage in stages]
+            self.numerics = numerics_of(stages[-1], numerics)
         except Exception as error:
             self.broken = error
         ledger.built.remote(actor)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         parcel = _from_batch(batch)
-        if not parcel.died and not parcel.failure:
-            earlier, lost, deaths = ray.get(self.ledger.begin.remote(parcel.unit, self.name, self.node))
+        for number, stage in enumerate(self.stages):
+            if parcel.died or parcel.failure:
+                break
+            earlier, lost, deaths = ray.get(self.ledger.begin.remote(parcel.unit, stage.name, self.node))
             parcel.lost += lost
-            if earlier and self._is_committed(parcel.chunk):
-                pass  # a worker died, or its node was lost, between its commit and the receipt's arrival
-            elif deaths >= MAX_DEATHS:
-                parcel.died = f"the {self.name} worker died {deaths} times"
-            else:
-                self._work(parcel)
-            self.ledger.end.remote(parcel.unit, self.name)
+            # A worker died, or its node was lost, between its commit and the receipt's arrival.
+            done = bool(earlier) and self._is_committed(parcel.chunk)
+            if deaths >= MAX_DEATHS and not done:
+                parcel.died = f"the {stage.name} worker died {deaths} times"
+            elif not done:
+                self._work(parcel, number)
+            self.ledger.end.remote(parcel.unit, stage.name)
+            if done:
+                break
         if self.store is None:
             return parcel.block()
         address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -191,19 +233,20 @@ class _StageWorker:
             chunk.errors = found
         return found is not None
 
-    def _work(self, parcel: _Parcel) -> None:
+    def _work(self, parcel: _Parcel, number: int) -> None:
+        stage = self.stages[number]
         try:
             if self.broken is not None:
                 raise self.broken
-            with thread_limit(self.threads):
-                run_stage(self.name, self.function, parcel.chunk)
-            if self.store is not None:
+            with thread_limit(stage.threads):
+                run_stage(stage.name, self.functions[number], parcel.chunk)
+            if self.store is not None and number == len(self.stages) - 1:
                 commit_chunk(parcel.chunk, self.store, self.numerics)
         except Exception as error:
             if is_out_of_memory(error):
                 parcel.died = f"out of memory: {error}"
             else:
-                parcel.failure = _describe(error, self.name)
+                parcel.failure = _describe(error, stage.name)
 
 
 @dataclass

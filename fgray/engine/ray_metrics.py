@@ -15,10 +15,13 @@ class Counters:
         self.items = Counter("fgray_items_committed_total", "Items whose results are stored, failed ones included")
         self.failed = Counter("fgray_items_failed_total", "Items that could not be computed")
         self.splits = Counter("fgray_unit_splits_total", "Units that were given up and run again in halves")
+        self.lost = Counter("fgray_attempts_lost_total", "Attempts that died with their worker or node and were made again")
         self.seconds = Counter("fgray_stage_seconds", "Seconds that workers spent", tag_keys=("stage",))
 
     def count(self, receipt: Receipt, items: int) -> None:
         """Count one receipt of a unit of so many items."""
+        if receipt.lost:
+            self.lost.inc(receipt.lost)
         if receipt.died is None:
             self.units.inc()
             self.items.inc(items)

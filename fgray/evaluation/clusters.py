@@ -62,7 +62,7 @@ class ClusterRows:
 
 
 class Strata:
-    """Subsets that share clusters are one stratum; a stratum of a single cluster joins the smallest other one."""
+    """Subsets that share clusters are one stratum; see `join_single` for strata of a single cluster."""
 
     def __init__(self, subsets: Sequence[str]) -> None:
         names = sorted(set(subsets))
@@ -77,6 +77,21 @@ class Strata:
         self.counted += np.bincount(first, minlength=len(self.counted))
         for one, two in np.unique(np.stack([first[clusters], subsets]), axis=1).T.tolist():
             self.parent[self._root(one)] = self._root(two)
+
+    def join_single(self) -> None:
+        """Join the strata of a single cluster, which show no variation, when all buckets have been taken in.
+
+        They become one, with the smallest other stratum where there is only one of them (as `fgray.metrics.intervals.Resampler`, which
+        names the source).
+        """
+        subsets: dict[int, list[int]] = {}
+        for subset in range(len(self.parent)):
+            subsets.setdefault(self._root(subset), []).append(subset)
+        sizes = self.sizes
+        roots = sorted((root for root in subsets if sizes[root]), key=lambda root: (sizes[root], subsets[root]))
+        single = sum(sizes[root] == 1 for root in roots)
+        for root in roots[: max(2, single)] if single else ():
+            self.parent[root] = roots[0]
 
     def of(self, clusters: Ints, leaves: Ints) -> Ints:
         """Return the stratum of each cluster of a bucket."""

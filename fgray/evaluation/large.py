@@ -184,6 +184,7 @@ class LargeSummary:
                     for one, found_here, square in zip(tree.means, np.bincount(mean, minlength=len(tree.means)), squares, strict=True):
                         one.clusters += int(found_here)
                         one.squares += int(square)
+        strata.join_single()
         return pairs, strata
 
     def _influences(self, trees: Mapping[str, _Tree], strata: Strata) -> dict[str, dict[int, Counter[float]]]:

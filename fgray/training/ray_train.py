@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import time
 import uuid
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,16 @@ from fgray.storage import open_storage
 from fgray.training.worker import train_worker
 
 FAILURE = "failure.json"  # an error that another attempt would meet again, for the driver and for the workers' next start
-_WANTED = (1, 4)  # of Ray's reasons for a node's end: EXPECTED_TERMINATION, AUTOSCALER_DRAIN_IDLE
+NEWS_SECONDS = 30.0  # in which Ray notices that a node is gone
 _WORK = "ray"  # Ray Train's own folder; checkpoints are ours and lie elsewhere
+_HOSTS = "hosts"  # an empty file for every node that had workers on it since they were started last
 
 
 def train_on_ray(job: TrainClipJob, device: str) -> None:
     """Run the workers to the end.
 
     A worker that dies takes its group along; the group starts again from the newest checkpoint, ``compute.max_failures`` times, and as
-    often as machines are preempted or nodes are lost. With ``compute.min_workers`` a smaller group goes on meanwhile.
+    often as machines are preempted or nodes with workers on them are lost. With ``compute.min_workers`` a smaller group goes on meanwhile.
 
     Raises:
         FgrayError: what a worker raised.
@@ -43,7 +47,7 @@ def train_on_ray(job: TrainClipJob, device: str) -> None:
     folder = RunFolder(job.output)
     folder.storage.delete(FAILURE)
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-    if cluster() is not None:  # a machine in the cloud needs minutes to come up
+    if cluster() is not None and compute.min_workers is None:  # a machine in the cloud needs minutes to come up; else fewer go on soon
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")
     start_ray(compute.workers * compute.threads)
     gpus = 1.0 if device.startswith("cuda") else 0.0
@@ -54,9 +58,11 @@ def train_on_ray(job: TrainClipJob, device: str) -> None:
     workers: Any = compute.workers if compute.min_workers is None else (compute.min_workers, compute.workers)
     gpu = gpus > 0
     resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if gpu else {})
-    lost = _lost_nodes()
+    failures = 0
+    lost: set[str] = set()  # nodes whose loss is accounted for
     try:
         while True:
+            _forget_hosts(folder)
             trainer = TorchTrainer(
                 _worker,
                 train_loop_config={"job": job.model_dump(mode="json"), "device": device},
@@ -64,7 +70,9 @@ def train_on_ray(job: TrainClipJob, device: str) -> None:
                 scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
                 run_config=RunConfig(
                     name=uuid.uuid4().hex,  # Ray would resume a name that it knows; what is resumed from is ours to say
-                    failure_config=FailureConfig(max_failures=compute.max_failures),  # preemptions have a budget of their own, without end
+                    # We count failures: Ray takes a node that vanished without notice for one of the workers. It restarts by itself
+                    # after preemptions, without end.
+                    failure_config=FailureConfig(max_failures=0),
                     **_place(folder),
                 ),
             )
@@ -72,23 +80,53 @@ def train_on_ray(job: TrainClipJob, device: str) -> None:
                 trainer.fit()
                 return
             except Exception as error:  # Ray's own types differ by what died
-                known = _failure(folder)
-                if known is None and (more := _lost_nodes()) > lost:
-                    lost = more  # Ray counts a node that vanished without notice as the workers' failure
+                if (known := _failure(folder)) is not None:
+                    raise known from error
+                if gone := _lost_hosts(folder, lost):
+                    lost |= gone
                     continue
-                raise known or RunError(
-                    f"the workers died too often ({_first_line(error)})",
-                    where=folder.uri,
-                    fix="run the same command again to go on from the last checkpoint; compute.max_failures allows more",
-                ) from error
+                failures += 1
+                if failures > compute.max_failures:
+                    raise RunError(
+                        f"the workers died too often ({_first_line(error)})",
+                        where=folder.uri,
+                        fix="run the same command again to go on from the last checkpoint; compute.max_failures allows more",
+                    ) from error
     finally:
-        if folder.storage.is_local:
-            shutil.rmtree(Path(folder.uri) / _WORK, ignore_errors=True)
+        _forget_hosts(folder)
+        _clean(folder)
 
 
-def _lost_nodes() -> int:
-    """Return how many nodes have vanished by now, but for those that were idle or were stopped by somebody."""
-    return sum(not node["Alive"] and node.get("DeathReason") not in _WANTED for node in ray.nodes())  # type: ignore[no-untyped-call]
+def _lost_hosts(folder: RunFolder, known: Set[str]) -> set[str]:
+    """Return the nodes that had workers on them and are lost or leave, but for those that are known.
+
+    A node that is cut off is noticed after a while, so with more than one node this waits for the news.
+    """
+    deadline = time.monotonic() + NEWS_SECONDS
+    while True:
+        hosts = {info.path.rpartition("/")[2] for info in folder.storage.list(_HOSTS)} - known
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        alive = {node["NodeID"] for node in nodes if node["Alive"]} - set(ray._private.state.state.get_draining_nodes())
+        gone = hosts - alive
+        if gone or len(nodes) < 2 or time.monotonic() > deadline:
+            return gone
+        time.sleep(1.0)
+
+
+def _forget_hosts(folder: RunFolder) -> None:
+    for info in list(folder.storage.list(_HOSTS)):
+        folder.storage.delete(info.path)
+
+
+def _clean(folder: RunFolder) -> None:
+    """Remove Ray Train's own files; none of them is worth a run."""
+    if folder.storage.is_local:
+        shutil.rmtree(Path(folder.uri) / _WORK, ignore_errors=True)
+        shutil.rmtree(Path(folder.uri) / _HOSTS, ignore_errors=True)
+        return
+    with contextlib.suppress(FgrayError):
+        for info in list(folder.storage.list(_WORK)):
+            folder.storage.delete(info.path)
 
 
 def _place(folder: RunFolder) -> dict[str, Any]:
@@ -105,6 +143,7 @@ def _worker(config: dict[str, Any]) -> None:
     folder = RunFolder(job.output)
     if (failure := _failure(folder)) is not None:
         raise failure
+    folder.storage.write_bytes(f"{_HOSTS}/{ray.get_runtime_context().get_node_id()}", b"")
     watch()
     try:
         train_worker(job, config["device"], lambda: ray.train.get_preemption_info() is not None)

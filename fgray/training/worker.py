@@ -32,7 +32,8 @@ from fgray.training.step import StepOptions, follow_average, train_step
 from fgray.training.tensors import MicroBatch, prepare
 
 LOG_ROWS = 2000  # of a run; a shorter run logs every step
-POLL_STEPS = 10  # steps between questions whether this machine is about to be taken away
+POLL_STEPS = 10  # at most, between questions whether this machine is about to be taken away
+POLL_SECONDS = 2.0  # likewise: a notice comes 30 s ahead or less, and a checkpoint takes its time
 CACHE_BYTES = 2 << 30  # of preprocessed pictures per worker
 _LOSS = "loss/"
 
@@ -117,6 +118,7 @@ class _Worker:
         every = -(-self.steps // LOG_ROWS)
         meter = _Meter(self.job.batch_size, self.engine.device)
         batches = self._ahead(reader, start)
+        asked, ask_at = (time.monotonic(), start), start + 1
         for step in range(start, self.steps):
             before = time.perf_counter()
             parts = next(batches)
@@ -131,7 +133,11 @@ class _Worker:
             before = time.perf_counter()
             due = self.selection is not None and self.selection.due(done, self.steps)
             stop = self._evaluate(done) if due else False
-            leaving = done % POLL_STEPS == 0 and self.preempted()
+            leaving = False
+            if done == ask_at:
+                leaving = self.preempted()
+                ask_at = done + self._steps_until_asked(done, asked)
+                asked = time.monotonic(), done
             # What was evaluated is kept at once: it may be the best, which is exported.
             if due or leaving or done == self.steps or done % self.job.checkpoints.every_steps == 0:
                 self._count_damaged(done, reader)
@@ -141,6 +147,15 @@ class _Worker:
             if stop:
                 break
             meter.leave_out(time.perf_counter() - before)
+
+    def _steps_until_asked(self, done: int, asked: tuple[float, int]) -> int:
+        """Return the steps until the next question, the same for all workers: asking is a meeting of all."""
+        at, step = asked
+        steps = torch.tensor(max(1, min(POLL_STEPS, int(POLL_SECONDS * (done - step) / max(1e-9, time.monotonic() - at)))))
+        if self.engine.world > 1:
+            steps = steps.to(self.engine.device)
+            dist.broadcast(steps, 0)
+        return int(steps.item())
 
     def _ahead(self, reader: Reader, start: int) -> Iterator[list[MicroBatch]]:
         """Yield the tensors of each step; a thread makes the next ones while a step computes."""

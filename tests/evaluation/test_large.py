@@ -146,3 +146,18 @@ def test_beyond_a_number_of_rows_samples_are_let_go(monkeypatch) -> None:
     assert reducer.large is not None and sum(table.num_rows for table in reducer.held) <= 400
     reducer.check()
     assert reducer.metrics() == reduce_in_slices(samples, stats, 1000)
+
+
+@pytest.mark.parametrize("alone", [["c"], ["b", "c"], ["a", "b", "c"]])
+def test_subsets_of_a_single_cluster_are_drawn_with_others(alone: list[str]) -> None:
+    """A stratum of one cluster shows no variation by itself: intervals would be too narrow."""
+    samples = samples_of(600, 200)
+    names = [
+        subset if subset in alone else f"{subset}{number}"
+        for subset, number in zip(samples["subset"].to_pylist(), samples["cluster_id"].to_pylist(), strict=True)
+    ]
+    samples = samples.set_column(samples.column_names.index("cluster_id"), "cluster_id", pa.array(names))
+    stats = StatsConfig(resamples=20_000)
+    ours, whole = reduce_in_slices(samples, stats, 100)["macro"], summarise(samples, METRICS, stats)["macro"]
+    width = whole["ci95"][1] - whole["ci95"][0]
+    assert ours["ci95"] == pytest.approx(whole["ci95"], abs=0.03 * width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distribution, entry_points, version
 from importlib.metadata import requires as requirements_of
 
 from packaging.requirements import Requirement
@@ -12,15 +12,20 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from fgray.errors import RunError
+from fgray.registry import PLUGIN_GROUP
 
 EXTRAS = ("demo", "mllm", "text", "faiss", "tracking")  # what jobs may need; the other extras are for developers
 NUMBERS = ("torch", "torchvision", "open-clip-torch", "transformers", "numpy", "pillow", "pyarrow")  # another version, other numbers
 
 
 def pinned() -> dict[str, str]:
-    """Return the exact version of everything that fgray requires and that is installed here, directly or not, by name."""
-    found: dict[str, str] = {}
-    queue: list[tuple[str, tuple[str, ...]]] = [("fgray", EXTRAS)]
+    """Return the exact version of fgray's plug-ins and of everything that they and fgray require and that is installed here, by name.
+
+    What an own encoder imports besides is not among them.
+    """
+    plugins = sorted({canonicalize_name(found.dist.name) for found in entry_points(group=PLUGIN_GROUP) if found.dist is not None})
+    found: dict[str, str] = {name: version(name) for name in plugins}
+    queue: list[tuple[str, tuple[str, ...]]] = [("fgray", EXTRAS), *((name, ()) for name in plugins)]
     seen: set[tuple[str, str]] = set()
     while queue:
         name, extras = queue.pop()
