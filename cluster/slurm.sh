@@ -45,15 +45,18 @@ address=${ip:?the first node has no address}:$((20000 + SLURM_JOB_ID % 20000)) #
 
 most="{\"CPU\": $((nodes * cpus)), \"GPU\": $((nodes * gpus))}"
 largest="{\"CPU\": $cpus, \"GPU\": $gpus}"
-export FGRAY_CLUSTER="{\"name\": \"slurm-$SLURM_JOB_ID\", \"most\": $most, \"largest\": $largest}"
+shape="{\"resources\": $largest, \"least\": $nodes, \"most\": $nodes}"
+told="\"most\": $most, \"largest\": $largest, \"nodes\": [$shape], \"max_nodes\": $nodes"
+export FGRAY_CLUSTER="{\"name\": \"slurm-$SLURM_JOB_ID\", \"provider\": \"slurm\", $told}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300 RAY_USAGE_STATS_ENABLED=0
 
 # `ray symmetric-run` starts Ray on every node, the entry point on the head, and stops Ray with it. It uses `ray stop`, which ends every
 # Ray of yours on these nodes: hence --exclusive. Where Ray does not start it ends with 0: hence the file with the job's own status.
 # shellcheck disable=SC2016  # the inner shell resolves these
 keep='code=0; "$@" || code=$?; echo "$code" >"$0"; exit "$code"'
+rm -f "$status" # of the run before it was requeued, which the same job id would take for its own
 for _ in once again; do # Ray's start gives up after half a minute, which a busy node may need
-  srun --nodes="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 \
+  srun --nodes="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=0 \
     ray symmetric-run --address "$address" --min-nodes "$nodes" --num-cpus="$cpus" --num-gpus="$gpus" \
     --dashboard-host=127.0.0.1 --disable-usage-stats -- \
     bash -c "$keep" "$status" env RAY_ADDRESS="$address" "$python" "$entry" "$@" || true

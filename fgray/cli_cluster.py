@@ -70,12 +70,13 @@ def validate(files: Annotated[list[str], typer.Argument(metavar="FILE...", help=
 def manifest(
     file: ClusterFile,
     job: Annotated[str | None, typer.Option(metavar="CONFIG", help="A RayJob of this configuration, with a cluster of its own.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change a value of it. Repeatable.")] = None,
 ) -> None:
     """Print the Kubernetes manifests (KubeRay) of a cluster file, or of one job.
 
     \b
     Examples:
       fgray cluster manifest cluster/kuberay.yaml | kubectl apply -f -
-      fgray cluster manifest cluster/kuberay.yaml --job configs/eval/s3.yaml | kubectl apply -f -
+      fgray cluster manifest cluster/kuberay.yaml --job configs/eval/s3.yaml --set limit=100 | kubectl replace --force -f -
     """
-    print(fgray.cluster_manifest(file, job), end="")
+    print(fgray.cluster_manifest(file, job, overrides or ()), end="")

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from fgray.config.schema import ComputeConfig
-from fgray.engine.cluster import Cluster, cluster
+from fgray.engine.cluster import Cluster, Nodes, cluster
 from fgray.errors import ConfigError
 from fgray.models.base import ModelSource
 
@@ -52,21 +52,16 @@ def resolve_compute(config: ComputeConfig, source: ModelSource | None, previous:
         ConfigError: the device is cuda and there is no GPU.
     """
     mine = cluster()
-    device, cores, gpus = _machine(config) if mine is None else _of_cluster(config, mine)
+    device, workers, decoders = _on_this_machine(config) if mine is None else _on_cluster(config, mine)
     on_gpu = device == "cuda"
     kept = previous if previous is not None and previous.get("device") == device else {}
-    decoders = (cores if on_gpu else max(1, cores // 4)) if config.decode_workers == "auto" else config.decode_workers
-    # A cluster has no more logical CPUs than it has; this machine's cores are shared by decoders and models.
-    free = cores if mine is None else cores - decoders
-    devices = max(1, gpus) if on_gpu else max(1, free // config.threads)
-    workers = devices if config.workers == "auto" else config.workers
     batch = kept.get("batch_size", 256 if on_gpu else 32) if config.batch_size == "auto" else config.batch_size
     rows = kept.get("unit_rows", _unit_rows(source, batch, on_gpu)) if config.unit_rows == "auto" else config.unit_rows
     return Compute(config.runner, device, workers, decoders, batch, rows, config.threads)
 
 
-def _machine(config: ComputeConfig) -> tuple[str, int, int]:
-    """Return device kind, cores and GPUs of this machine."""
+def _on_this_machine(config: ComputeConfig) -> tuple[str, int, int]:
+    """Return device kind, model workers and decoders on this machine, whose cores they share."""
     import torch
 
     found = config.device
@@ -74,19 +69,64 @@ def _machine(config: ComputeConfig) -> tuple[str, int, int]:
         raise ConfigError("torch finds no GPU for device cuda", where="compute.device", fix="say cpu or auto; `fgray doctor` shows devices")
     if found == "auto":
         found = "cuda" if torch.cuda.is_available() else "cpu"
-    return found, os.cpu_count() or 1, torch.cuda.device_count() if found == "cuda" else 0
+    cores, on_gpu = os.cpu_count() or 1, found == "cuda"
+    decoders = (cores if on_gpu else max(1, cores // 4)) if config.decode_workers == "auto" else config.decode_workers
+    devices = max(1, torch.cuda.device_count()) if on_gpu else max(1, cores // config.threads)
+    return found, devices if config.workers == "auto" else config.workers, decoders
 
 
-def _of_cluster(config: ComputeConfig, mine: Cluster) -> tuple[str, int, int]:
-    """Return device kind, CPUs and GPUs of the nodes that a cluster can have; this process itself may run where there is no GPU."""
+def _on_cluster(config: ComputeConfig, mine: Cluster) -> tuple[str, int, int]:
+    """Return device kind, model workers and decoders that fit a cluster's nodes together; this process may run where there is no GPU."""
     cpus, gpus = int(mine.most.get("CPU", 0)), int(mine.most.get("GPU", 0))
     if config.device == "cuda" and not gpus:
         raise ConfigError(f"no node of the cluster '{mine.name}' has a GPU", where="compute.device", fix="say cpu or auto")
     if cpus < 1:
         raise ConfigError(f"no node of the cluster '{mine.name}' has a CPU for work", where="available_node_types", fix="add worker nodes")
     device = config.device if config.device != "auto" else "cuda" if gpus else "cpu"
-    # Beside a GPU every model worker takes CPUs, too; what they leave decodes.
-    return device, max(1, cpus - gpus * config.threads) if device == "cuda" else cpus, gpus
+    free = _free_cpus(mine, device == "cuda", config.threads)
+    auto = 1 if device == "cuda" else max(1, free[0] // 4)
+    wanted = auto if config.decode_workers == "auto" else config.decode_workers
+    if config.workers == "auto":
+        # Where no number leaves enough for the decoders that were asked for, the plan says so.
+        workers = next((n for n in range(len(free) - 1, 0, -1) if free[n] >= wanted), max(1, len(free) - 1))
+    else:
+        workers = config.workers
+    if config.decode_workers == "auto" and device == "cuda":
+        wanted = max(1, free[min(workers, len(free) - 1)])
+    return device, workers, wanted
+
+
+def _free_cpus(mine: Cluster, on_gpu: bool, threads: int) -> list[int]:
+    """Return how many CPUs decoders find beside 0, 1, 2, … model workers, as far as these fit.
+
+    GPU nodes are taken for model workers; decoders go beside them and to the cheaper nodes in the places that are left. One more GPU node
+    is taken for them where there is nothing else.
+    """
+    shapes = mine.nodes or (Nodes(mine.most, 1, 1),)  # not told: one large node
+    limit = mine.max_nodes or sum(shape.most for shape in shapes)
+    running = [shape.resources for shape in shapes for _ in range(shape.least)]
+    more = [shape.resources for shape in shapes for _ in range(shape.most - shape.least)]
+    plain = sorted((one for one in more if not one.get("GPU")), key=lambda one: -one.get("CPU", 0.0))
+    with_gpu = sorted((one for one in more if one.get("GPU")), key=lambda one: (-one["GPU"], -one.get("CPU", 0.0)))
+    places = max(0, limit - len(running))
+    if not on_gpu:
+        taken = [*running, *(plain or with_gpu)[:places]]
+        cpus, fit = sum(_cpus(one) for one in taken), sum(_cpus(one) // threads for one in taken)
+        return [cpus - n * threads for n in range(fit + 1)]
+    found, taken, workers = [], [*running], 0
+    for nodes in range(min(places, len(with_gpu)) + 1):
+        if nodes:
+            taken.append(with_gpu[nodes - 1])
+        fit = sum(min(int(one.get("GPU", 0)), _cpus(one) // threads) for one in taken)
+        cpus = sum(map(_cpus, [*taken, *plain[: places - nodes]]))
+        spare = _cpus(with_gpu[nodes]) if nodes < min(places, len(with_gpu)) else 0
+        found += [cpus - n * threads or spare for n in range(workers, fit + 1)]
+        workers = fit + 1
+    return found
+
+
+def _cpus(node: Mapping[str, float]) -> int:
+    return int(node.get("CPU", 0))
 
 
 def machine_numerics(device: str) -> dict[str, Any]:

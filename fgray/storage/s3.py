@@ -37,6 +37,7 @@ _DENIED = re.compile(
     r"|MISSING_AUTHENTICATION_TOKEN|UNRECOGNIZED_CLIENT|INVALID_CLIENT_TOKEN_ID|EXPIRED_TOKEN|ExpiredToken|INVALID_SIGNATURE"
     r"|HTTP status 40[13]"
 )
+_FORBIDDEN = re.compile(r"ACCESS_DENIED|AccessDenied|HTTP status 403")
 _NO_BUCKET = re.compile(r"NO_SUCH_BUCKET|NoSuchBucket")
 _REDIRECT = re.compile(r"HTTP status 301|PermanentRedirect|PERMANENT_REDIRECT|AuthorizationHeaderMalformed")
 
@@ -197,7 +198,8 @@ class S3Storage(Storage):
         return with_retries(attempt)
 
     def _check_bucket(self, path: str) -> None:
-        # HEAD answers 404 for a missing object and a missing bucket alike; ask once which it is.
+        # HEAD answers 404 for a missing object and a missing bucket alike; ask once which it is. Who may not ask has a bucket there:
+        # rights to a bucket's prefixes are often no rights to the bucket itself, and the store has answered the first question.
         if self._bucket_seen:
             return
 
@@ -205,6 +207,9 @@ class S3Storage(Storage):
             try:
                 info = self._fs.get_file_info(self._bucket)
             except OSError as error:
+                if _FORBIDDEN.search(str(error)):
+                    self._bucket_seen = True
+                    return
                 raise self._translate(path, error) from error
             if info.type == arrow.FileType.NotFound:
                 raise self._no_bucket()

@@ -44,6 +44,30 @@ def test_a_cluster_with_gpus_is_told_without_asking_torch(on, monkeypatch: pytes
     assert resolve_compute(ComputeConfig(device="cpu"), None).device == "cpu"
 
 
+def test_gpu_nodes_come_first_and_decoders_get_the_places_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(*nodes: tuple[dict[str, float], int, int], max_nodes: int) -> None:
+        shapes = [{"resources": resources, "least": least, "most": most} for resources, least, most in nodes]
+        total = {"CPU": 1000, "GPU": 1000}  # of each alone; together the nodes have less
+        monkeypatch.setenv("FGRAY_CLUSTER", json.dumps({"name": "far", "most": total, "nodes": shapes, "max_nodes": max_nodes}))
+
+    def resolved(**given: object) -> tuple[int, int]:
+        compute = resolve_compute(ComputeConfig.model_validate({"device": "cuda", **given}), None)
+        return compute.workers, compute.decode_workers
+
+    head, gpu, plain = ({"CPU": 0}, 1, 1), ({"CPU": 4, "GPU": 1}, 0, 4), ({"CPU": 8}, 0, 6)
+    told(head, gpu, plain, max_nodes=9)
+    assert resolved() == (4, 4 * 3 + 4 * 8)
+    assert resolved(workers=2) == (2, 2 * 3 + 6 * 8)
+    assert resolved(decode_workers=49) == (3, 49)  # with a fourth GPU there would be places for 44
+    assert resolved(threads=4) == (4, 32)
+    assert resolved(workers=9)[0] == 9  # what is written stays, for the plan to refuse
+    told(({"CPU": 1, "GPU": 1}, 0, 3), max_nodes=3)
+    assert resolved() == (2, 1)  # the third machine decodes
+    told(head, ({"CPU": 7}, 0, 4), gpu, max_nodes=5)
+    compute = resolve_compute(ComputeConfig(device="cpu", threads=4), None)
+    assert (compute.workers, compute.decode_workers) == (4, 7)  # a node of seven takes one worker of four
+
+
 def test_a_gpu_that_the_cluster_cannot_have(on) -> None:
     on(CPU=4)
     with pytest.raises(ConfigError, match="no node of the cluster 'far' has a GPU"):

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-SIDE, WIDTH, SECONDS = 256, 64, 0.4  # a unit is too large to travel beside its message: what is decoded lies on the node that decoded it
+SIDE, WIDTH, SECONDS = 256, 64, 0.8  # a unit is too large to travel beside its message: what is decoded lies on the node that decoded it
 
 
 class SlowEncoder:

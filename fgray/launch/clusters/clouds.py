@@ -10,6 +10,7 @@ import binascii
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -30,8 +31,16 @@ from fgray.launch.clusters.state import make_state_folder, token_file, write_pri
 
 RAY_CLOUDS = ("aws", "gcp")
 TUNNEL_SECONDS = 60.0
+POD_SECONDS = 1800.0  # until a head's pod answers: a machine that is started, an image of gigabytes
+_POLL_SECONDS = 5.0
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
 _REMOTE_PORT = 8265
+_HEAD_PODS = "ray.io/cluster={},ray.io/node-type=head"  # as KubeRay labels them
+_NO_HEAD = re.compile(r"Head node of cluster \(.*\) not found")  # how `ray get-head-ip` ends where it could ask
+
+
+class UnknownHeadError(RunError):
+    """Nobody can tell whether a cluster runs."""
 
 
 def start(file: ClusterFile) -> None:
@@ -39,16 +48,18 @@ def start(file: ClusterFile) -> None:
 
     Raises:
         TokenError: it runs with a token that this machine does not have.
-        RunError: a tool, a client library or credentials are missing, or the start fails.
+        UnknownHeadError: nobody can tell whether it runs.
+        RunError: a tool, a client library or credentials are missing, the start fails, or it does not answer in time.
     """
     if file.provider == "kuberay":
         from fgray.launch.clusters.kuberay import manifests
 
         _run([*_kubectl(file), "apply", "-f", "-"], file, _objects(manifests(file)))
+        _await_pod(file)
         return
     _check_client(file)
     make_state_folder(file.name)
-    token, there = token_file(file), _has_head(file)
+    token, there = token_file(file), _has_head(file)  # nobody knows: nothing is started, for the sake of the jobs that may run
     if not token.exists():  # the file's file_mounts take it to every node
         if there:
             fix = f"copy the token of whoever started it to {token}, or `fgray cluster down {file.path}` first"
@@ -115,15 +126,26 @@ def _await(process: subprocess.Popen[bytes], address: str, file: ClusterFile, to
 
 
 def _has_head(file: ClusterFile) -> bool:
-    """Return whether the cloud has a head of this name, as Ray's launcher finds it."""
-    return subprocess.run([*_RAY, "get-head-ip", file.path], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+    """Return whether the cloud has a head of this name, as Ray's launcher finds it.
+
+    Raises:
+        UnknownHeadError: the cloud could not be asked.
+    """
+    done = subprocess.run([*_RAY, "get-head-ip", file.path], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode == 0:
+        return True
+    if _NO_HEAD.search(done.stderr):
+        return "is in state" in done.stdout + done.stderr  # one that is not ready may be on its way
+    reason = (done.stderr.strip().splitlines() or ["no answer"])[-1][:200]
+    fix = "see the credentials and the network; nothing was started or stopped"
+    raise UnknownHeadError(f"whether the cluster '{file.name}' runs could not be asked ({reason})", where=file.path, fix=fix)
 
 
 def _runs(file: ClusterFile) -> bool:
     try:
         with tunnel(file):
             return True
-    except TokenError:
+    except (TokenError, UnknownHeadError):
         raise
     except RunError:
         return False
@@ -154,9 +176,15 @@ def _check_client(file: ClusterFile) -> None:
         raise RunError(f"a cluster on {file.provider} needs {package}", where=file.path, fix=f"python -m pip install {package}")
     if file.provider == "aws":
         import boto3
+        from botocore.exceptions import BotoCoreError
 
-        if boto3.Session().get_credentials() is None:
-            raise RunError("no AWS credentials are found", where=file.path, fix="`aws configure`, or AWS_PROFILE, or `aws sso login`")
+        fix = "`aws configure`, or AWS_PROFILE, or `aws sso login`"
+        try:
+            found = boto3.Session().get_credentials()
+        except BotoCoreError as error:  # e.g. a profile that there is not
+            raise RunError(f"the AWS credentials cannot be read ({error})", where=file.path, fix=fix) from error
+        if found is None:
+            raise RunError("no AWS credentials are found", where=file.path, fix=fix)
     else:
         import google.auth
 
@@ -173,6 +201,57 @@ def _kubectl(file: ClusterFile) -> list[str]:
             "a cluster on Kubernetes needs kubectl", where=file.path, fix="install kubectl and name the cluster in its configuration"
         )
     return [program, "-n", str(file.content["provider"].get("namespace", "default"))]
+
+
+def _await_pod(file: ClusterFile) -> None:
+    """Wait until a cluster on Kubernetes answers, saying what it waits for.
+
+    Raises:
+        TokenError: it refuses the token that Kubernetes keeps for it.
+        RunError: it has not answered in time.
+    """
+    deadline, said = time.monotonic() + POD_SECONDS, ""
+    while True:
+        state = _pod_state(file)
+        if state == "Ready":
+            try:
+                with tunnel(file):
+                    return
+            except TokenError:
+                raise
+            except RunError as error:
+                state = error.what
+        if state != said:
+            print(f"waiting for the head of '{file.name}': {state}", file=sys.stderr, flush=True)
+            said = state
+        if time.monotonic() > deadline:
+            namespace = file.content["provider"].get("namespace", "default")
+            fix = f"`kubectl -n {namespace} describe pod -l {_HEAD_PODS.format(file.name)}` says why; the same command waits again"
+            raise RunError(
+                f"the head of '{file.name}' did not come up in {POD_SECONDS / 60:.0f} minutes ({state})", where=file.path, fix=fix
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _pod_state(file: ClusterFile) -> str:
+    """Return "Ready" where the head's pod is, else what it lacks."""
+    command = [*_kubectl(file), "get", "pods", "-l", _HEAD_PODS.format(file.name), "-o", "json"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["no answer"])[-1][:200]
+    pods = [pod.get("status") or {} for pod in json.loads(done.stdout or "{}").get("items", ())]
+    if not pods:
+        return "no pod yet"
+    conditions = {one.get("type"): one for one in pods[0].get("conditions") or ()}
+    if (conditions.get("Ready") or {}).get("status") == "True":
+        return "Ready"
+    for one in pods[0].get("containerStatuses") or ():
+        if (waiting := (one.get("state") or {}).get("waiting")) is not None:
+            return f"its pod is waiting ({waiting.get('reason', 'no reason given')})"
+    scheduled = conditions.get("PodScheduled") or {}
+    if scheduled.get("status") == "False":
+        return f"its pod has no machine yet ({scheduled.get('reason', 'no reason given')})"
+    return f"its pod is {pods[0].get('phase', 'unknown').lower()}"
 
 
 def _objects(manifests: Sequence[dict[str, Any]]) -> str:

@@ -38,7 +38,7 @@ def get(address: str, path: str, token: Path, seconds: float = SECONDS) -> dict[
             return content
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            fix = f"the cluster's token belongs into {token}, or RAY_AUTH_TOKEN_PATH names its file"
+            fix = f"the cluster's token belongs into {token}; for a cluster that its file gives an address, RAY_AUTH_TOKEN_PATH may name it"
             raise TokenError("the cluster refuses the token" if headers else "the cluster wants a token", where=address, fix=fix) from error
         raise RunError(f"the cluster's dashboard answers {error.code} {error.reason}", where=url, fix="see the dashboard's logs") from error
     except (OSError, ValueError, HTTPException) as error:  # the latter two: half an answer

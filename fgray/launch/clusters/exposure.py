@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 from fgray.config.source import Path as Keys
@@ -22,10 +23,13 @@ _SECRETS = [
     ("a password in an address", re.compile(r"://[^/\s:@$]+:[^/\s@$]+@")),
     (
         "a secret",
-        re.compile(r"(?i)\b\w*(SECRET|PASSWORD|PASSWD|TOKEN|API_?KEY|ACCESS_KEY)\w*(?<!_PATH)(?<!_FILE)=['\"]?(?![$'\"\s]|$)[^\s;&|'\"]+"),
+        re.compile(
+            r"(?i)\b\w*(SECRET|PASSWORD|PASSWD|(?<![A-Z0-9])TOKEN(?![A-Z0-9])|API_?KEY|ACCESS_KEY)\w*(?<!_PATH)(?<!_FILE)"
+            r"=['\"]?(?![$'\"\s]|$)[^\s;&|'\"]+"
+        ),
     ),
 ]
-_SECRET_KEYS = re.compile(r"(?i)(secret|password|passwd|token|api_?key|access_?key)$")
+_SECRET_KEYS = re.compile(r"(?i)(secret|password|passwd|token|api_?key|access_?key(_id)?)$")
 _ELSEWHERE = "keep it in a role, a Kubernetes Secret or a file of mode 0600 and name that"
 
 
@@ -122,9 +126,16 @@ def _commands(file: ClusterFile) -> Iterator[Finding]:
                 yield problem(file, (name, index), what, "put `export RAY_AUTH_MODE=token;` before `ray start`")
     places = " ".join([*options, *_start(file, "head"), *_start(file, "worker")])
     mounts = file.content.get("file_mounts") or {}
-    if not any(str(target).endswith(".ray/auth_token") or f"RAY_AUTH_TOKEN_PATH={target}" in places for target in mounts):
+    copies = [str(text) for text in file.content.get("setup_commands") or [] if ".ray/auth_token" in str(text)]
+    if not any(
+        str(target).endswith(".ray/auth_token")
+        or f"RAY_AUTH_TOKEN_PATH={target}" in places
+        or any(f"/{PurePosixPath(str(target)).name} " in text for text in copies)
+        for target in mounts
+    ):
         what = "no token gets to the nodes"
-        fix = f"add file_mounts: {{~/.ray/auth_token: ~/.fgray/clusters/{file.name}/token}}"
+        fix = f"add file_mounts: {{/home/ray/fgray-token: ~/.fgray/clusters/{file.name}/token}}"
+        fix += " and copy that to ~/.ray/auth_token in setup_commands, as the files of this project do"
         yield problem(file, ("file_mounts",), what, fix)
     for target, source in mounts.items():
         own = f"~/.fgray/clusters/{file.name}/"
@@ -147,5 +158,16 @@ def _secrets(file: ClusterFile) -> Iterator[Finding]:
         kinds = [kind for kind, pattern in _SECRETS if pattern.search(value)]
         if kinds:
             yield problem(file, keys, f"{kinds[0]} stands in the file", _ELSEWHERE)
-        elif _SECRET_KEYS.search(str(keys[-1])) and value and not value.startswith(("/", "~", "$")):
-            yield problem(file, keys, f"'{keys[-1]}' holds a secret", _ELSEWHERE)
+            continue
+        name = str(keys[-1])
+        if name == "value":  # the lists of names and values of pods and of Compute Engine's metadata
+            pair = _at(file.content, keys[:-1])
+            name = str(pair.get("name") or pair.get("key") or name)
+        if _SECRET_KEYS.search(name) and value and not value.startswith(("/", "~", "$")):
+            yield problem(file, keys, f"'{name}' holds a secret", _ELSEWHERE)
+
+
+def _at(content: Any, keys: Keys) -> Any:
+    for key in keys:
+        content = content[key]
+    return content

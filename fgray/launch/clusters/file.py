@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ _SPOT_LABELS = {  # node labels by which Kubernetes services mark interruptible 
     "karpenter.sh/capacity-type": "spot",
     "kubernetes.azure.com/scalesetpriority": "spot",
 }
+_MACHINE_KEYS = ("InstanceType", "machineType", "nodeSelector", "guestAccelerators", "InstanceMarketOptions", "scheduling")
 _MACHINE_LABELS = ("node.kubernetes.io/instance-type", "karpenter.k8s.aws/instance-type")
 
 
@@ -156,7 +157,35 @@ class ClusterFile:
     def told(self) -> str:
         """Return what every process of a job is told, in the words of `fgray.engine.cluster.Cluster`; nothing of it is secret."""
         largest = {name: max(node.resources.get(name, 0.0) for node in self.node_types) for name in self.resources}
-        return json.dumps({"name": self.name, "most": self.resources, "largest": largest, "provider": self.provider})
+        told = {"name": self.name, "most": self.resources, "largest": largest, "provider": self.provider}
+        return json.dumps({**told, "nodes": list(self._shapes()), "max_nodes": self.max_workers + 1, "file": self._essence()})
+
+    def _shapes(self) -> Iterator[dict[str, Any]]:
+        """Yield how many nodes of equal resources work may count on: on-demand nodes stand in for spot nodes, they do not come on top."""
+        groups: dict[tuple[tuple[str, float], ...], list[NodeType]] = {}
+        for node in self.node_types:
+            if node.head:
+                yield {"resources": dict(node.resources), "least": 1, "most": 1}
+            if node.max_workers or node.min_workers:
+                groups.setdefault(tuple(sorted(node.resources.items())), []).append(node)
+        for resources, alike in groups.items():
+            least = sum(node.min_workers for node in alike)
+            most = max(sum(node.max_workers for node in alike if node.spot is spot) for spot in (True, False))
+            yield {"resources": dict(resources), "least": least, "most": max(least, most)}
+
+    def _essence(self) -> dict[str, Any]:
+        """Return the part of the file that a plan needs: kinds of nodes, their maxima and their prices."""
+        types: dict[str, Any] = {}
+        for node in self.node_types:
+            config = self.content["available_node_types"][node.name].get("node_config") or {}
+            said = {key: config[key] for key in _MACHINE_KEYS if key in config}
+            bounds = {"min_workers": node.min_workers, "max_workers": node.max_workers}
+            types[node.name] = {"resources": dict(node.resources), **bounds, "node_config": said}
+        options = self.options.model_dump(mode="json", include={"prices", "currency", "prices_from", "s3_gbps"}, exclude_none=True)
+        kept = {name: self.content[name] for name in ("idle_timeout_minutes",) if name in self.content}
+        provider = {"type": self.provider, "fgray": options}
+        known = {"cluster_name": self.name, "max_workers": self.max_workers, "head_node_type": self.head.name}
+        return {**known, **kept, "provider": provider, "available_node_types": types}
 
     def hourly_cost(self) -> tuple[float, float] | None:
         """Return the least and the most that an hour costs while the cluster is up; None when a price is missing."""
@@ -186,7 +215,19 @@ def load_cluster(path: str) -> ClusterFile:
     Raises:
         ConfigError: the file cannot be read, or lacks what every cluster file has; further problems stand in its ``__notes__``.
     """
-    source = parse_yaml(_read(path), path)
+    return _cluster(parse_yaml(_read(path), path), path)
+
+
+def cluster_told(essence: Mapping[str, Any]) -> ClusterFile:
+    """Return the cluster file that a job was told of, as far as plans need it; see `ClusterFile.told`.
+
+    Raises:
+        ConfigError: it is no part of a cluster file.
+    """
+    return _cluster(parse_yaml(json.dumps(essence), "FGRAY_CLUSTER"), "the cluster's file")
+
+
+def _cluster(source: Source, path: str) -> ClusterFile:
     values = plain(source.values)
     try:
         cluster = _Cluster.model_validate(values)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from fgray.config import load_config
 from fgray.config.source import Path as Keys
+from fgray.config.source import to_yaml
 from fgray.errors import ConfigError, did_you_mean
 from fgray.launch.clusters.file import ClusterFile, NodeType
 from fgray.launch.clusters.finding import Finding, problem
@@ -28,26 +28,28 @@ _RESTRICTED = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 _HEAD_LIMITS = {"cpu": "2", "memory": "8Gi"}  # its own scheduler, dashboard and driver; it takes no tasks
+_PATIENCE = {"name": "RAY_JOB_START_TIMEOUT_SECONDS", "value": "3600"}  # a job that installs gigabytes waits longer than Ray would
 _OWN = ("CPU", "GPU", "memory", "object_store_memory")  # resources that Ray knows by name; others are the user's
 _CONFIG = "/etc/fgray/config.yaml"  # a ConfigMap, mounted into the head
 
 
-def manifests(file: ClusterFile, config: str | None = None) -> list[dict[str, Any]]:
+def manifests(file: ClusterFile, config: str | None = None, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return the Kubernetes objects of a cluster, or of one job with a cluster of its own.
 
     Args:
         file: the cluster.
         config: a job's configuration, which becomes a RayJob; its paths must be s3:// addresses or lie in the image.
+        overrides: ``a.b=c`` assignments to it.
 
     Raises:
-        ConfigError: the file describes no Kubernetes cluster, or the job cannot run on it.
+        ConfigError: the file describes no Kubernetes cluster, or the job cannot run on it, or names a variable that looks like a secret.
     """
     if file.provider != "kuberay":
         raise ConfigError(f"manifests are for Kubernetes, not for {file.provider}", where=file.path, fix="name a file of type kuberay")
     wall = _network_policy(file)
     if config is None:
         return [wall, _object(file, "RayCluster", file.name, _cluster_spec(file))]
-    return [wall, *_job(file, config)]
+    return [wall, *_job(file, config, overrides)]
 
 
 def check(file: ClusterFile) -> Iterator[Finding]:
@@ -153,6 +155,8 @@ def _pod(file: ClusterFile, node: NodeType, mounts: bool) -> dict[str, Any]:
         **given,
         "resources": {**stated, "requests": {**limits, **stated.get("requests", {})}, "limits": {**limits, **stated.get("limits", {})}},
     }
+    if node.head and not any(one.get("name") == _PATIENCE["name"] for one in container.get("env") or ()):
+        container["env"] = [*(container.get("env") or ()), dict(_PATIENCE)]
     if mounts:
         container["volumeMounts"] = [
             *container.get("volumeMounts", []),
@@ -164,20 +168,23 @@ def _pod(file: ClusterFile, node: NodeType, mounts: bool) -> dict[str, Any]:
     return {"metadata": {"labels": _labels(file)}, "spec": {**spec, "containers": [container]}}
 
 
-def _job(file: ClusterFile, path: str) -> list[dict[str, Any]]:
-    job = load_config(path).job
+def _job(file: ClusterFile, path: str, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    from fgray.launch.remote.environment import named_variables
+
+    loaded = load_config(path, overrides)
+    job = loaded.job
     if file.options.dependencies != "image":
         fix = "build an image with fgray in it, name it in docker.image and say provider.fgray.dependencies: image; or use fgray submit"
         raise ConfigError("a RayJob runs what its image has", where=file.path, fix=fix)
     output = getattr(job, "output", None)
     if isinstance(output, str) and "://" not in output:
         raise ConfigError("the results would vanish with the pods", where=f"output: {output}", fix="write them to an s3:// address")
-    environment = {"FGRAY_CLUSTER": file.told()}
+    environment = {**named_variables(loaded.source, path), "FGRAY_CLUSTER": file.told()}
     spec = {
         "entrypoint": f"python -m fgray submit {_CONFIG} --cluster local",  # inside the cluster that FGRAY_CLUSTER names
         "runtimeEnvYAML": json.dumps({"env_vars": environment}),  # JSON is YAML
         "submissionMode": "K8sJobMode",
-        "backoffLimit": 0,  # applying the manifest again resumes; a second cluster beside a sick one would not help
+        "backoffLimit": 0,  # replacing the manifest resumes; a second cluster beside a sick one would not help
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 300,
         "rayClusterSpec": _cluster_spec(file, mounts=True),
@@ -185,7 +192,7 @@ def _job(file: ClusterFile, path: str) -> list[dict[str, Any]]:
     described = _object(file, "RayJob", f"{file.name}-{job.job}".replace("_", "-"), spec)
     config = _object(file, "ConfigMap", f"{file.name}-config", {})
     del config["spec"]
-    return [{**config, "apiVersion": "v1", "data": {"config.yaml": Path(path).read_text(encoding="utf-8")}}, described]
+    return [{**config, "apiVersion": "v1", "data": {"config.yaml": to_yaml(loaded.source)}}, described]
 
 
 def _network_policy(file: ClusterFile) -> dict[str, Any]:

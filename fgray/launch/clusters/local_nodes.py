@@ -204,6 +204,7 @@ def _environment(temp: Path, token: Path) -> dict[str, str]:
         "RAY_NODE_TYPE_NAME": HEAD_TYPE,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_JOB_START_TIMEOUT_SECONDS": "3600",  # a job that installs gigabytes of packages waits longer than Ray's quarter of an hour
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",  # it imports much; Ray's own minute is short on a busy machine
         "RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),
     }

@@ -14,6 +14,7 @@ from fgray.launch.clusters.exposure import exposed
 from fgray.launch.clusters.file import ClusterFile, NodeType
 from fgray.launch.clusters.finding import Finding, note, problem, walk
 from fgray.launch.clusters.names import misspelt
+from fgray.launch.plan.devices import gpu_of
 
 CLOUDS = ("aws", "gcp", "kuberay")
 """Providers whose nodes cost money by the hour."""
@@ -28,7 +29,7 @@ def validate(file: ClusterFile) -> list[Finding]:
     """Return what is wrong with a cluster file or worth knowing of it, problems first. Nothing is asked of any network."""
     found = [*_schema(file), *misspelt(file), *_text(file), *exposed(file)]
     if file.provider in CLOUDS:
-        found += [*_images(file), *_limits(file), *_money(file)]
+        found += [*_images(file), *_limits(file), *_money(file), *_patience(file)]
     if file.provider == "kuberay":
         from fgray.launch.clusters.kuberay import check
 
@@ -188,7 +189,7 @@ def _money(file: ClusterFile) -> Iterator[Finding]:
     for node in file.node_types:
         keys: Keys = ("available_node_types", node.name)
         if node.price is None and (node.head or node.max_workers):
-            say = problem if node.resources.get("GPU") else note
+            say = problem if node.resources.get("GPU") or gpu_of(node) is not None else note
             kind = "spot price" if node.spot else "price"
             what = f"'{node.name}' ({node.machine or 'machine not named'}) has no {kind}: no plan can say what a run costs"
             yield say(file, keys, what, f"add provider.fgray.prices.'{node.machine or node.name}'")
@@ -201,6 +202,17 @@ def _money(file: ClusterFile) -> Iterator[Finding]:
         elif file.provider != "kuberay" and any(_priority(file, other) >= _priority(file, node) for other in fallbacks):
             what = f"on-demand nodes may be started before '{node.name}'"
             yield note(file, keys, what, "say priority: 1 for the spot type: the autoscaler starts the higher one first")
+
+
+def _patience(file: ClusterFile) -> Iterator[Finding]:
+    """Ray fails a job that waits for its packages longer than a quarter of an hour, unless its head is told otherwise."""
+    if file.provider == "kuberay" or file.options.dependencies != "install":
+        return  # the manifests say it
+    docker = file.content.get("docker") or {}
+    said = [file.content.get("head_start_ray_commands"), docker.get("run_options"), docker.get("head_run_options")]
+    if "RAY_JOB_START_TIMEOUT_SECONDS" not in str(said):
+        what = "Ray fails a job whose packages take longer than 15 minutes to install"
+        yield note(file, ("head_start_ray_commands",), what, "put `export RAY_JOB_START_TIMEOUT_SECONDS=3600;` before `ray start`")
 
 
 def _covers(other: NodeType, node: NodeType) -> bool:

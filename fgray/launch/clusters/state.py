@@ -33,10 +33,11 @@ def make_state_folder(name: str) -> Path:
 def token_file(file: ClusterFile) -> Path:
     """Return the file that holds a cluster's token, whether it exists or not; ``RAY_AUTH_TOKEN_PATH`` names it to Ray.
 
-    A file of the user's choice, named by ``RAY_AUTH_TOKEN_PATH``, goes first for clusters that fgray does not start itself.
+    A file of the user's choice, named by ``RAY_AUTH_TOKEN_PATH``, goes first for clusters that fgray does not start itself: their file
+    states an address. The token of any other cluster is fgray's to write.
     """
     chosen = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if chosen and (file.provider != "external" or file.options.address):
+    if chosen and file.options.address:
         return Path(chosen)
     return state_folder(file.name) / "token"
 

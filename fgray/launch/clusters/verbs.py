@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fgray.launch.clusters import lifecycle
@@ -73,8 +74,13 @@ def cluster_validate(file: str) -> CheckedCluster:
     return CheckedCluster(cluster, tuple(validate(cluster)))
 
 
-def cluster_manifest(file: str, job: str | None = None) -> str:
+def cluster_manifest(file: str, job: str | None = None, overrides: Sequence[str] = ()) -> str:
     """Return the Kubernetes manifests of a cluster file, or of one job (its configuration's path) with a cluster of its own, as YAML.
+
+    Args:
+        file: the cluster file.
+        job: path of a job's configuration.
+        overrides: ``a.b=c`` assignments to it.
 
     Raises:
         ConfigError: the file describes no Kubernetes cluster, or has problems, or the job cannot run there.
@@ -85,7 +91,7 @@ def cluster_manifest(file: str, job: str | None = None) -> str:
     from fgray.launch.clusters.rules import refuse_problems
 
     cluster = load_cluster(file)
-    documents = manifests(cluster, job)
+    documents = manifests(cluster, job, overrides)
     refuse_problems(cluster)
     text: str = yaml.safe_dump_all(documents, sort_keys=False, width=140)
     return text

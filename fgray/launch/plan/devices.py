@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fgray.launch.clusters.file import ClusterFile, NodeType
@@ -111,15 +113,32 @@ def gpu_of_cluster(file: ClusterFile) -> Device | None:
     return min(known, key=lambda one: one.tflops16) if known and len(known) == len(found) else None
 
 
-def memory_gib(node: NodeType) -> float | None:
-    """Return the memory that Ray is told of; None where the file leaves it to Ray."""
-    memory = node.resources.get("memory")
-    return None if memory is None else memory / 2**30
+def own_memory_gib(root: str = "/") -> float:
+    """Return the memory that this process may use: the machine's, or the smallest limit of a container or job around it.
+
+    Args:
+        root: of the file system that says so.
+    """
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return min([most, *(limit / 2**30 for limit in _limits(Path(root)))])
 
 
-def own_memory_gib() -> float:
-    """Return this machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+def _limits(root: Path) -> Iterator[int]:
+    """Yield the limits of this process's control groups, of the second or the first version, in bytes."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds not in ("", "memory"):
+            continue
+        mount = root / "sys/fs/cgroup" / kinds
+        file = "memory.limit_in_bytes" if kinds else "memory.max"
+        group = PurePosixPath(path.lstrip("/"))
+        for folder in (group, *group.parents):  # a container may see its own group as the root
+            with suppress(OSError, ValueError):  # "max": no limit
+                yield int((mount / folder / file).read_text())
 
 
 def _labelled(file: ClusterFile, node: NodeType) -> Device | None:

@@ -14,11 +14,11 @@ from fgray.launch.plan import devices
 from fgray.launch.plan.architecture import Architecture, architecture_of
 from fgray.launch.plan.calibration import Calibration
 from fgray.launch.plan.cost import Cost, cost_of
-from fgray.launch.plan.memory import Memory, check_memory, decode_memory, embedding_memory
+from fgray.launch.plan.memory import Memory, check_memory, decode_memory, embedding_memory, host_memory
 from fgray.launch.plan.pipeline import Flow, flow
 from fgray.launch.plan.place import Place, Pool, pack, place_of
 from fgray.launch.plan.rates import Asked, Model, Rate, assumptions, rates_of
-from fgray.launch.plan.shape import Refusal, check_object_store, check_pools, check_units
+from fgray.launch.plan.shape import Refusal, check_nodes, check_object_store, check_pools, check_units
 from fgray.launch.status import duration
 from fgray.models.base import ModelCard
 
@@ -45,6 +45,7 @@ class Forecast:
         cost: on a cluster with prices.
         refusals: why the run must not start so.
         assumed: what stands behind numbers that no run has measured.
+        after: seconds of work that follows the embedding.
     """
 
     place: Place
@@ -57,19 +58,21 @@ class Forecast:
     cost: Cost | None
     refusals: tuple[Refusal, ...]
     assumed: tuple[str, ...] = field(default=())
+    after: float = 0.0
 
     @property
     def seconds(self) -> float | None:
         """The whole time, start-up included; None where a rate is not known; 0 where nothing is left to compute."""
-        if self.flow.seconds is None or not self.asked:
+        if self.flow.seconds is None or not (self.asked or self.after):
             return self.flow.seconds
-        return (self.startup.seconds or 0.0) + self.flow.seconds
+        return (self.startup.seconds or 0.0) + self.flow.seconds + self.after
 
     def facts(self) -> dict[str, Any]:
         """Return what run.json says under "plan"."""
         return {
             "seconds": _rounded(self.seconds),
             "startup_seconds": _rounded(self.startup.seconds) if self.asked else 0.0,
+            "place": self.place.kind,
             "startup_key": startup_key(self.place, "" if not self.pools else _runner(self.pools)),
             "stages": {name: _rounded(value) for name, value in self.flow.stages.items()},
             "limiting_stage": self.flow.limiting_stage,
@@ -95,11 +98,13 @@ class Forecast:
         if self.asked:
             for name, memory in self.memory.items():
                 rows.append((f"memory, {name}", memory.line()))
-            rows += [("stages", self._stages()), ("time", self._time())]
+            rows.append(("stages", self._stages()))
+        if self.asked or self.after:
+            rows.append(("time", self._time()))
             if self.cost is not None:
                 rows.append(("cost", self.cost.line()))
-            if not self.flow.calibrated:
-                rows.append(("assumed", "; ".join(self.assumed)))
+        if self.asked and not self.flow.calibrated:
+            rows.append(("assumed", "; ".join(self.assumed)))
         return rows
 
     def _stages(self) -> str:
@@ -112,7 +117,8 @@ class Forecast:
         )
         if self.seconds is None:
             return f"nothing is known of this model's speed; a first run (limit: {_SAMPLE}) calibrates the plan"
-        return f"about {duration(self.seconds)}, {duration(self.startup.seconds or 0)} of it until the workers compute ({basis})"
+        search = f", {duration(self.after)} after they embedded" if self.after else ""
+        return f"about {duration(self.seconds)}, {duration(self.startup.seconds or 0)} of it until the workers compute{search} ({basis})"
 
 
 def forecast_embedding(
@@ -124,6 +130,7 @@ def forecast_embedding(
     file: ClusterFile | None,
     on_s3: bool,
     calibration: Calibration,
+    after: float = 0.0,
 ) -> Forecast:
     """Return the forecast of the embedding that a job needs.
 
@@ -136,8 +143,10 @@ def forecast_embedding(
         file: the cluster; None: this machine.
         on_s3: images or results lie on S3.
         calibration: of earlier runs.
+        after: seconds that the same workers compute when all is embedded.
     """
     place = place_of(file, compute.device)
+    file = place.file  # what a job was told of its own cluster counts as its file
     asked = tuple(asked_of(work))
     known = architecture_of(model)
     facts = Model(card.architecture, card.dtype, compute.threads, known)
@@ -151,10 +160,14 @@ def forecast_embedding(
     found = flow(asked, rates, workers, compute.unit_rows, _reading(place, pools, on_s3), cores, together=bool(pools))
     memory = _memory(known, card, compute, asked, on_gpu)
     startup = _startup(place, compute.runner, known, calibration)
-    refusals = _refusals(pools, place, work, card, compute, given, memory, on_gpu) if asked else []
-    total = None if found.seconds is None else found.seconds + (startup.seconds or 0)
-    cost = cost_of(pools, file, total) if file is not None and asked else None
-    return Forecast(place, pools, asked, rates, found, startup, memory, cost, tuple(refusals), tuple(assumptions(place, on_s3)))
+    needs = {"decode": memory["a decode worker"].total}
+    if known is not None:
+        host = host_memory(known, compute.unit_rows, card.image_size) if on_gpu else memory["a model worker"]
+        needs["model"] = host.total
+    refusals = _refusals(pools, place, work, card, compute, given, memory, needs, on_gpu) if asked else []
+    total = None if found.seconds is None else found.seconds + (startup.seconds or 0) + after
+    cost = cost_of(pools, file, total) if file is not None and (asked or after) else None
+    return Forecast(place, pools, asked, rates, found, startup, memory, cost, tuple(refusals), tuple(assumptions(place, on_s3)), after)
 
 
 def asked_of(work: Work) -> list[Asked]:
@@ -176,7 +189,7 @@ def asked_of(work: Work) -> list[Asked]:
 
 def startup_key(place: Place, runner: str) -> str:
     """Return the key under which start-up times are kept."""
-    return f"{runner or 'serial'} | {'this machine' if place.file is None else place.file.provider}"
+    return f"{runner or 'serial'} | {place.kind}"
 
 
 def _runner(pools: Sequence[Pool]) -> str:
@@ -217,6 +230,7 @@ def _refusals(
     compute: Compute,
     given: ComputeConfig,
     memory: dict[str, Memory],
+    needs: dict[str, float],
     on_gpu: bool,
 ) -> list[Refusal]:
     found = check_pools(pools, place) if pools else []
@@ -228,6 +242,7 @@ def _refusals(
     own = devices.own_memory_gib()
     if pools and not found:
         found += check_object_store(pools, compute.unit_rows * height * width * 3, place, own * 2**30)
+        found += check_nodes(pools, needs, place)
     if on_gpu and (needed := memory.get("a GPU")) is not None:
         room = None if place.device is None else place.device.memory_gib
         name = "the GPU" if place.device is None else f"the {place.device.name}"
@@ -237,7 +252,9 @@ def _refusals(
             name.removeprefix("a "): one.total * (compute.workers if "model" in name else compute.decode_workers)
             for name, one in memory.items()
         }
-        found += check_memory(Memory(parts), own, "this machine", "lower compute.workers or compute.unit_rows", "compute.workers")
+        found += check_memory(
+            Memory(parts), own, "this machine", "lower compute.workers or compute.unit_rows", "compute.workers", "the workers need"
+        )
     return found
 
 

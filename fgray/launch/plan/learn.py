@@ -7,6 +7,7 @@ from typing import Any
 
 from fgray.embedding import TEXT
 from fgray.launch.plan.calibration import Calibration, rate_key, run_id
+from fgray.launch.plan.place import device_on
 from fgray.launch.plan.rates import STAGES, weight_of
 from fgray.launch.plan.training import PAIR, STEP
 from fgray.runs import RunFolder
@@ -42,6 +43,7 @@ def learn(uri: str, run: Mapping[str, Any], calibration: Calibration) -> bool:
     device, name = _device(run), run_id(uri, run)
     if device is None:
         return False
+    device = device_on(device, (run.get("plan") or {}).get("place") or "this machine")
     card, compute = run["model"]["card"], run.get("compute") or {}
     if timing.get("pairs_per_second"):
         key = rate_key(device, card["architecture"], compute["precision"], compute["threads"])

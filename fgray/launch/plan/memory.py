@@ -12,12 +12,11 @@ from fnmatch import fnmatchcase
 
 from fgray.config.train import TrainClipJob
 from fgray.launch.plan.architecture import Architecture, Tower
-from fgray.launch.plan.shape import IN_FLIGHT, Refusal
+from fgray.launch.plan.shape import IN_FLIGHT, ROOM, Refusal
 
 GIB = 2**30
 PROCESS_GIB = 0.7  # of host memory: Python with torch and open_clip
 CONTEXT_GIB = 0.6  # of a GPU: CUDA's own, with its libraries
-ROOM = 0.92  # of a memory that may be planned with; the rest is lost to fragments
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _BUCKET_GIB = 2 * 50_000_000 * 4 / GIB  # DeepSpeed's communication buffers at stages 1 to 3, see fgray.training.engine
 _LAYER_INPUTS = 1 / 14  # of what a transformer layer saves, when its insides are computed again
@@ -127,8 +126,15 @@ def training_memory(architecture: Architecture, job: TrainClipJob, workers: int,
     return Memory(parts)
 
 
-def check_memory(memory: Memory, room: float | None, where: str, fixes: str, setting: str) -> list[Refusal]:
-    """Return whether a worker needs more than there is.
+def host_memory(architecture: Architecture, unit_rows: int, image_size: tuple[int, int]) -> Memory:
+    """Return the memory of the process of a model worker that computes on a GPU."""
+    height, width = image_size
+    units = IN_FLIGHT * unit_rows * height * width * 3
+    return Memory({"weights": 4 * architecture.parameters / GIB, "units": units / GIB, "process": PROCESS_GIB})
+
+
+def check_memory(memory: Memory, room: float | None, where: str, fixes: str, setting: str, who: str = "a worker needs") -> list[Refusal]:
+    """Return whether a worker, or all of them, need more than there is.
 
     Args:
         memory: what it needs.
@@ -136,10 +142,11 @@ def check_memory(memory: Memory, room: float | None, where: str, fixes: str, set
         where: whose memory, for the message.
         fixes: what makes it smaller.
         setting: the configuration key.
+        who: needs it, with the verb.
     """
     if room is None or memory.total <= ROOM * room:
         return []
-    return [Refusal(f"a worker needs about {memory.line()}, {where} has {room:.0f}", setting, fixes)]
+    return [Refusal(f"{who} about {memory.line()}, {where} has {room:.0f}", setting, fixes)]
 
 
 def _kept(tower: Tower, trained: int, job: TrainClipJob) -> float:

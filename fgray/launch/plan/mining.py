@@ -31,21 +31,28 @@ def plan_mine(job: MineJob, file: ClusterFile | None, calibration: Calibration) 
         return plan
     source = open_model(job.model)
     compute = resolve_compute(job.compute, source)
-    found = predict_embedding(job, planned.work, source.card, compute, file, calibration)
     place = place_of(file, compute.device)
-    search = search_seconds(planned, job, place, compute.workers * compute.threads)
+    on_gpu = place.device is not None and place.device.is_gpu
+    search = search_seconds(planned, job, place, compute.workers * (1 if on_gpu else compute.threads))
+    found = predict_embedding(job, planned.work, source.card, compute, file, calibration, search or 0.0)
     lines = [*found.rows()]
     if search is not None:
         at = next((row for row, (name, _) in enumerate(lines) if name == "time"), len(lines) - 1)
-        lines.insert(at + 1, ("search", f"about {duration(search)} of arithmetic after that"))
+        lines.insert(at + 1, ("search", f"about {duration(search)} of that, by arithmetic alone"))
     return replace(plan, facts={**found.facts(), "search_seconds": search}, lines=tuple(lines), refusals=found.refusals)
 
 
 def predict_embedding(
-    job: MineJob, work: Work, card: ModelCard, compute: Compute, file: ClusterFile | None, calibration: Calibration
+    job: MineJob,
+    work: Work,
+    card: ModelCard,
+    compute: Compute,
+    file: ClusterFile | None,
+    calibration: Calibration,
+    search: float = 0.0,
 ) -> Forecast:
-    """Return the forecast of what a mining job embeds."""
-    return forecast_embedding(work, card, job.model, compute, job.compute, file, on_s3(job), calibration)
+    """Return the forecast of what a mining job embeds, and of the seconds that it searches."""
+    return forecast_embedding(work, card, job.model, compute, job.compute, file, on_s3(job), calibration, search)
 
 
 def search_seconds(planned: MinePlan, job: MineJob, place: Place, parallel: int) -> float | None:

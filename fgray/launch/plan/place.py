@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fgray.engine.cluster import VARIABLE, cluster
-from fgray.launch.clusters.file import ClusterFile, NodeType
+from fgray.launch.clusters.file import ClusterFile, NodeType, cluster_told
 from fgray.launch.plan import devices
 from fgray.launch.plan.devices import Device
 
 _BOOT_SECONDS = {"aws": 180.0, "gcp": 180.0, "kuberay": 120.0}  # from a request for a node to its first worker; elsewhere:
 _PROCESS_SECONDS = 15.0
-_LOCAL = ("external", "local")  # nodes that are processes of this machine
+LOCAL_PROVIDERS = ("external", "local")  # nodes that are processes of this machine
 
 
 class Pool(NamedTuple):
@@ -42,15 +41,22 @@ class Place:
 
     Attributes:
         name: for messages.
-        file: of the cluster; None: this machine.
+        file: of the cluster; None: this machine, or a cluster of which a job was told nothing more.
         device: what the model runs on; None where nothing is known of the cluster's GPUs.
         core: a core of the processors that decode.
+        kind: of the machines, as start-up times are kept by it: this machine, aws, slurm, …
     """
 
     name: str
     file: ClusterFile | None
     device: Device | None
     core: Device = field(default_factory=devices.cpu_core)
+    kind: str = "this machine"
+
+    @property
+    def rates_of(self) -> str | None:
+        """Device by which measured rates are kept: a cloud's processors have the names of this machine's and another speed."""
+        return None if self.device is None else device_on(self.device.name, self.kind)
 
     @property
     def boot_seconds(self) -> float:
@@ -66,6 +72,11 @@ class Place:
         return float(os.cpu_count() or 1) if mine is None else mine.most.get("CPU", 1.0)
 
 
+def device_on(device: str, kind: str) -> str:
+    """Return the name by which rates of a device are kept, of this machine or of a cluster's machines; a GPU is the same everywhere."""
+    return device if not device.startswith("cpu") or kind in ("this machine", *LOCAL_PROVIDERS) else f"{device} on {kind}"
+
+
 def place_of(file: ClusterFile | None, device: str) -> Place:
     """Return the place of a job.
 
@@ -73,13 +84,16 @@ def place_of(file: ClusterFile | None, device: str) -> Place:
         file: the cluster; None: this machine.
         device: "cpu" or "cuda", resolved.
     """
-    if file is None and (mine := cluster()) is not None:  # a job that runs there: what its file said of GPUs is not known here
-        core = devices.cpu_core()
-        return Place(f"the cluster '{mine.name}'", None, core if device == "cpu" else None, core)
+    if file is None and (mine := cluster()) is not None:  # a job that runs there
+        if not mine.file:
+            core = devices.cpu_core()
+            return Place(f"the cluster '{mine.name}'", None, core if device == "cpu" else None, core, mine.provider or "a cluster")
+        file = cluster_told(mine.file)
     if file is None:
         return Place("this machine", None, devices.this_machine(device), devices.this_machine("cpu"))
-    core = devices.this_machine("cpu") if file.provider in _LOCAL else devices.cpu_core()
-    return Place(f"the cluster '{file.name}'", file, devices.gpu_of_cluster(file) if device == "cuda" else core, core)
+    core = devices.this_machine("cpu") if file.provider in LOCAL_PROVIDERS else devices.cpu_core()
+    gpu_or_core = devices.gpu_of_cluster(file) if device == "cuda" else core
+    return Place(f"the cluster '{file.name}'", file, gpu_or_core, core, file.provider)
 
 
 @contextmanager
@@ -89,8 +103,7 @@ def as_job_on(file: ClusterFile | None) -> Iterator[None]:
         yield
         return
     before = os.environ.get(VARIABLE)
-    largest = {name: max(node.resources.get(name, 0.0) for node in file.node_types) for name in file.resources}
-    os.environ[VARIABLE] = json.dumps({"name": file.name, "most": file.resources, "largest": largest})
+    os.environ[VARIABLE] = file.told()
     try:
         yield
     finally:
@@ -101,53 +114,80 @@ def as_job_on(file: ClusterFile | None) -> Iterator[None]:
 
 
 def pack(pools: Sequence[Pool], file: ClusterFile) -> tuple[dict[str, int], dict[str, int]]:
-    """Place workers on nodes, those with GPUs first, each on the node that is there already, else on a new one of the cheapest type.
+    """Place workers on nodes; see `packed`.
 
     Returns:
         node type -> nodes besides the head, and pool -> workers that found a place.
     """
-    nodes = [_Node(file.head, dict(file.head.resources))]
+    nodes = packed(pools, file)
     started: dict[str, int] = {}
-    for node in file.node_types:
-        for _ in range(node.min_workers):
-            nodes.append(_Node(node, dict(node.resources)))
-            started[node.name] = started.get(node.name, 0) + 1
-    placed: dict[str, int] = {}
-    for pool in sorted(pools, key=lambda one: -one.gpus):
-        placed[pool.name] = 0
+    for node in nodes[1:]:
+        started[node.kind.name] = started.get(node.kind.name, 0) + 1
+    return started, {pool.name: sum(node.workers.get(pool.name, 0) for node in nodes) for pool in pools}
+
+
+def packed(pools: Sequence[Pool], file: ClusterFile) -> list[PackedNode]:
+    """Return the nodes that workers need, the head first. Large workers find their place first, on a node that is there if they can.
+
+    New nodes are of the cheapest type, or of the largest where the workers do not fit into the cheapest.
+    """
+    wanted = sum(pool.workers for pool in pools)
+    cheap = _packed(pools, file, lambda node: float("inf") if node.price is None else node.price)
+    if sum(sum(node.workers.values()) for node in cheap) == wanted:
+        return cheap
+    large = _packed(pools, file, lambda node: -node.resources.get("CPU", 0.0))
+    return max(cheap, large, key=lambda nodes: sum(sum(node.workers.values()) for node in nodes))
+
+
+def _packed(pools: Sequence[Pool], file: ClusterFile, order: Callable[[NodeType], float]) -> list[PackedNode]:
+    nodes = [PackedNode(file.head, dict(file.head.resources))]
+    nodes += [PackedNode(node, dict(node.resources)) for node in file.node_types for _ in range(node.min_workers)]
+    for pool in sorted(pools, key=lambda one: (-one.gpus, -one.cpus)):
         for _ in range(pool.workers):
-            found = next((one for one in nodes if one.takes(pool)), None) or _new_node(pool, file, started)
+            found = next((one for one in nodes if one.takes(pool)), None)
+            if found is None and (found := _new_node(pool, file, nodes[1:], order)) is not None:
+                nodes.append(found)
             if found is None:
                 break
-            if found not in nodes:
-                nodes.append(found)
             found.take(pool)
-            placed[pool.name] += 1
-    return started, placed
+    return nodes
 
 
 @dataclass(eq=False)
-class _Node:
+class PackedNode:
+    """A node with its workers.
+
+    Attributes:
+        kind: its type.
+        free: resources that no worker has.
+        workers: pool -> workers.
+    """
+
     kind: NodeType
     free: dict[str, float]
+    workers: dict[str, int] = field(default_factory=dict)
 
     def takes(self, pool: Pool) -> bool:
+        """Return whether one more worker fits."""
         return self.free.get("CPU", 0.0) >= pool.cpus and self.free.get("GPU", 0.0) >= pool.gpus
 
     def take(self, pool: Pool) -> None:
+        """Give a worker its place."""
         self.free["CPU"] = self.free.get("CPU", 0.0) - pool.cpus
         self.free["GPU"] = self.free.get("GPU", 0.0) - pool.gpus
+        self.workers[pool.name] = self.workers.get(pool.name, 0) + 1
 
 
-def _new_node(pool: Pool, file: ClusterFile, started: dict[str, int]) -> _Node | None:
-    if sum(started.values()) >= file.max_workers:
+def _new_node(pool: Pool, file: ClusterFile, there: Sequence[PackedNode], order: Callable[[NodeType], float]) -> PackedNode | None:
+    if len(there) >= file.max_workers:
         return None
     fitting = [
-        node for node in file.node_types if started.get(node.name, 0) < node.max_workers and _Node(node, dict(node.resources)).takes(pool)
+        node
+        for node in file.node_types
+        if sum(one.kind is node for one in there) < node.max_workers and PackedNode(node, dict(node.resources)).takes(pool)
     ]
     if not fitting:
         return None
     without = [node for node in fitting if not node.resources.get("GPU")] if not pool.gpus else []
-    kind = min(without or fitting, key=lambda node: float("inf") if node.price is None else node.price)
-    started[kind.name] = started.get(kind.name, 0) + 1
-    return _Node(kind, dict(kind.resources))
+    kind = min(without or fitting, key=order)
+    return PackedNode(kind, dict(kind.resources))

@@ -75,9 +75,9 @@ def rates_of(asked: Asked, model: Model, place: Place, unit_rows: int, on_s3: bo
     found = {}
     for stage, by_formula in formulas(asked, model, place, unit_rows, on_s3).items():
         known = None
-        if place.device is not None:  # the rates of all stages are kept by the model's device
+        if (device := place.rates_of) is not None:  # the rates of all stages are kept by the model's device
             weight = weight_of(asked.kind, stage, asked.bytes)
-            known = calibration.per_item(rate_key(place.device.name, model.name, model.dtype, model.threads), asked.kind, stage, weight)
+            known = calibration.per_item(rate_key(device, model.name, model.dtype, model.threads), asked.kind, stage, weight)
         found[stage] = Rate(by_formula, 0) if known is None else Rate(*known)
     return found
 

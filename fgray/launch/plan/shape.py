@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fgray.errors import ConfigError
-from fgray.launch.clusters.file import ClusterFile
-from fgray.launch.plan.place import Place, Pool, pack
+from fgray.launch.clusters.file import ClusterFile, NodeType
+from fgray.launch.plan.devices import own_memory_gib
+from fgray.launch.plan.place import LOCAL_PROVIDERS, PackedNode, Place, Pool, pack, packed
 
 IN_FLIGHT = 2  # units that a worker has in its hands or before it; see ActorPoolStrategy in the engine
+ROOM = 0.92  # of a memory that may be planned with; the rest is lost to fragments
 _STORE_SHARE = 0.3  # of a node's memory that Ray gives its object store
 
 
@@ -92,7 +94,7 @@ def check_units(pool: Pool, given: bool, units: int, unit_rows: int) -> list[Ref
 
 
 def check_object_store(pools: Sequence[Pool], unit_bytes: float, place: Place, memory: float | None) -> list[Refusal]:
-    """Return whether the units in flight are larger than Ray's object stores: it would write them to disk and read them again.
+    """Return whether the units in flight are larger than a node's object store: Ray would write them to disk and read them again.
 
     Args:
         pools: all workers.
@@ -100,29 +102,73 @@ def check_object_store(pools: Sequence[Pool], unit_bytes: float, place: Place, m
         place: where they run.
         memory: bytes of this machine; used where there is no cluster.
     """
-    room = object_store_bytes(pools, place, memory)
-    need = sum(pool.workers for pool in pools) * IN_FLIGHT * unit_bytes
-    if room is None or need <= room:
-        return []
-    what = f"{need / 2**30:.1f} GiB of decoded units would be on their way, the object stores of {place.name} hold {room / 2**30:.1f} GiB"
-    return [Refusal(what, "compute.unit_rows", "lower it, or compute.decode_workers; else units spill to disk")]
-
-
-def object_store_bytes(pools: Sequence[Pool], place: Place, memory: float | None) -> float | None:
-    """Return what the object stores hold together; None where the cluster file does not say."""
+    each = IN_FLIGHT * unit_bytes
     if place.file is None:
-        return None if memory is None else memory * _STORE_SHARE
-    started, _ = pack(pools, place.file)
-    total = 0.0
-    for node in place.file.node_types:
-        count = started.get(node.name, 0)
-        if not count:
-            continue
-        size = node.resources.get("object_store_memory") or _started_with(place.file) or node.resources.get("memory", 0) * _STORE_SHARE
-        if not size:
-            return None
-        total += count * size
-    return total or None
+        need, room, where = sum(pool.workers for pool in pools) * each, (memory or 0.0) * _STORE_SHARE, place.name
+        found = [(need, room, where)] if memory is not None else []
+    else:
+        file = place.file
+        found = [(sum(node.workers.values()) * each, store_bytes(node.kind, file), _of(node)) for node in packed(pools, file)]
+    for need, room, where in sorted(found, reverse=True):
+        if room and need > room:
+            what = (
+                f"{need / 2**30:.1f} GiB of decoded units would be on their way, the object store of {where} holds {room / 2**30:.1f} GiB"
+            )
+            return [Refusal(what, "compute.unit_rows", "lower it, or compute.decode_workers; else units spill to disk")]
+    return []
+
+
+def check_nodes(
+    pools: Sequence[Pool],
+    needs: Mapping[str, float],
+    place: Place,
+    fix: str = "lower it, or compute.decode_workers",
+    setting: str = "compute.unit_rows",
+) -> list[Refusal]:
+    """Return whether the processes of a cluster's node need more memory than it has: the system would kill some of them.
+
+    Args:
+        pools: all workers.
+        needs: pool -> GiB of one worker's process.
+        place: where they run.
+        fix: what makes it smaller.
+        setting: the configuration key.
+    """
+    file = place.file
+    if file is None:
+        return []
+    nodes = packed(pools, file)
+    found = [(node.workers, memory_gib(node.kind, file), _of(node)) for node in nodes]
+    if file.provider in LOCAL_PROVIDERS:  # all of them are processes of this machine
+        whole = {name: sum(node.workers.get(name, 0) for node in nodes) for name in needs}
+        found = [(whole, own_memory_gib(), "this machine")]
+    for workers, room, where in found:
+        need = sum(count * needs.get(name, 0.0) for name, count in workers.items())
+        if room and need > ROOM * room:
+            who = ", ".join(f"{count} {name}" for name, count in workers.items() if count)
+            return [Refusal(f"the workers on {where} ({who}) need about {need:.1f} GiB, it has {room:.1f} for them", setting, fix)]
+    return []
+
+
+def store_bytes(node: NodeType, file: ClusterFile) -> float:
+    """Return the size of a node's object store; 0 where the cluster file does not say."""
+    stated = node.resources.get("object_store_memory") or _started_with(file)
+    memory = node.resources.get("memory", 0.0)
+    if file.provider != "kuberay":  # elsewhere, what the file states is what the object store leaves
+        memory /= 1 - _STORE_SHARE
+    return stated or memory * _STORE_SHARE
+
+
+def memory_gib(node: NodeType, file: ClusterFile) -> float | None:
+    """Return the memory that a node has for processes; None where the cluster file does not say."""
+    memory = node.resources.get("memory")
+    if memory is None:
+        return None
+    return (memory - (store_bytes(node, file) if file.provider == "kuberay" else 0.0)) / 2**30  # a pod's limit holds both
+
+
+def _of(node: PackedNode) -> str:
+    return f"a '{node.kind.name}' node"
 
 
 def check_training(workers: Pool, place: Place, gpus_here: int) -> list[Refusal]:

@@ -18,7 +18,7 @@ from fgray.launch.plan.devices import TRAINING_EFFICIENCY
 from fgray.launch.plan.memory import Memory, check_memory, trained_parameters, training_memory
 from fgray.launch.plan.place import Place, Pool, place_of
 from fgray.launch.plan.rates import MEAN_IMAGE_BYTES, Rate, decode_seconds
-from fgray.launch.plan.shape import Refusal, check_training
+from fgray.launch.plan.shape import Refusal, check_nodes, check_training
 from fgray.launch.status import duration
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class TrainForecast:
             "gflop_per_pair": round(weight_of(self.job), 6),
             "memory_gib": {} if self.memory is None else {"a training worker": round(self.memory.total, 3)},
             "device": None if self.place.device is None else self.place.device.name,
+            "place": self.place.kind,
             "checkpoint_bytes": round(self.checkpoint_bytes),
             "cost": None
             if self.cost is None or self.cost.total is None
@@ -142,6 +143,7 @@ def forecast_training(
     steps = job.steps or order.steps(job.epochs or 1)
     device = _device_kind(job)
     place, on_gpu, compute = place_of(file, device), device == "cuda", job.compute
+    file = place.file  # what a job was told of its own cluster counts as its file
     known = architecture_of(job.model)
     assert known is not None  # whatever can be trained is an open_clip architecture
     trained, _, _ = trained_parameters(known, job.freeze)
@@ -181,7 +183,8 @@ def training_rate(job: TrainClipJob, architecture: str, place: Place, calibratio
         return Rate(None, 0)
     compute = job.compute
     weight = weight_of(job)
-    measured = calibration.per_item(rate_key(place.device.name, architecture, compute.precision, compute.threads), PAIR, STEP, weight)
+    device = place.rates_of or ""
+    measured = calibration.per_item(rate_key(device, architecture, compute.precision, compute.threads), PAIR, STEP, weight)
     if measured is not None:
         return Rate(*measured)
     parallel = 1 if place.device.is_gpu else compute.threads
@@ -236,8 +239,8 @@ def _refusals(job: TrainClipJob, pool: Pool, place: Place, memory: Memory, on_gp
         return found + check_memory(memory, room, f"the {place.device.name}" if place.device else "the GPU", _fixes(job), "compute")
     if place.file is None:
         together = Memory({name: size * pool.workers for name, size in memory.parts.items()})
-        found += check_memory(together, devices.own_memory_gib(), "this machine", _fixes(job), "compute")
-    return found
+        return found + check_memory(together, devices.own_memory_gib(), "this machine", _fixes(job), "compute", "the workers need")
+    return found or check_nodes([pool], {pool.name: memory.total}, place, _fixes(job), "compute")
 
 
 def _fixes(job: TrainClipJob) -> str:

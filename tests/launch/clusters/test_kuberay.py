@@ -10,8 +10,10 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
+from typer.testing import CliRunner
 
 import fgray
+from fgray.cli_cluster import app
 from fgray.errors import ConfigError
 from fgray.launch.clusters.file import load_cluster
 from fgray.launch.clusters.kuberay import manifests, schema
@@ -111,8 +113,13 @@ def test_pods_ask_for_a_token_and_have_no_more_rights_than_they_need():
         )
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert container["resources"]["limits"] == container["resources"]["requests"]
-        assert "env" not in container  # KubeRay adds the token by reference
+        # KubeRay adds the token by reference, and the bucket's keys stand in a Secret.
+        assert {one["name"] for one in container["env"]} <= {"AWS_ENDPOINT_URL", "AWS_REGION", "RAY_JOB_START_TIMEOUT_SECONDS"}
+        assert container["envFrom"] == [{"secretRef": {"name": "fgray-s3"}}]
     assert all(template["spec"]["automountServiceAccountToken"] is False for template in templates[1:])
+    assert [template["spec"]["serviceAccountName"] for template in templates] == ["fgray-head", *["fgray-node"] * 4]
+    waits = [[one["value"] for one in t["spec"]["containers"][0]["env"] if one["name"].startswith("RAY_JOB_START")] for t in templates]
+    assert waits == [["3600"], [], [], [], []]  # the job server runs on the head
 
 
 def test_the_wall_lets_in_the_clusters_own_pods_and_only_to_its_dashboard_others():
@@ -133,13 +140,27 @@ def test_a_job_brings_its_configuration_and_ends_its_cluster(with_image, job):
     assert (spec["shutdownAfterJobFinishes"], spec["backoffLimit"]) == (True, 0)
     (mount,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["volumeMounts"]
     assert spec["entrypoint"] == f"python -m fgray submit {mount['mountPath']}/config.yaml --cluster local"
-    assert config["kind"] == "ConfigMap" and config["data"]["config.yaml"] == JOB
+    assert config["kind"] == "ConfigMap" and yaml.safe_load(config["data"]["config.yaml"]) == yaml.safe_load(JOB)
     (volume,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]
     assert volume["configMap"]["name"] == config["metadata"]["name"]
     environment = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
     assert yaml.safe_load(environment["FGRAY_CLUSTER"])["most"]["GPU"] == 6
     derived = _derive_autoscaling_config_from_ray_cr({"metadata": described["metadata"], "spec": spec["rayClusterSpec"]})
     assert derived["max_workers"] == 12
+
+
+def test_a_job_has_the_variables_and_values_of_whoever_makes_its_manifest(with_image, job, monkeypatch):
+    Path(job).write_text(JOB.replace("s3://b/spec", "s3://${FGRAY_TEST_BUCKET}/spec"))
+    monkeypatch.setenv("FGRAY_TEST_BUCKET", "mine")
+    _, config, described = manifests(load_cluster(with_image), job, ["output=s3://b/runs/other"])
+    assert yaml.safe_load(config["data"]["config.yaml"])["output"] == "s3://b/runs/other"
+    assert yaml.safe_load(described["spec"]["runtimeEnvYAML"])["env_vars"]["FGRAY_TEST_BUCKET"] == "mine"
+    Path(job).write_text(JOB.replace("s3://b/spec", "s3://${FGRAY_TEST_SECRET}/spec"))
+    monkeypatch.setenv("FGRAY_TEST_SECRET", "mine")
+    with pytest.raises(ConfigError, match="FGRAY_TEST_SECRET looks like a secret"):
+        manifests(load_cluster(with_image), job)
+    told = CliRunner().invoke(app, ["manifest", with_image, "--job", job, "--set", "benchmarks.0.root=s3://b/spec", "--set", "name=other"])
+    assert told.exit_code == 0 and "name: other" in told.output
 
 
 def test_a_job_is_refused_where_it_could_not_run_or_would_lose_its_results(with_image, job, tmp_path):

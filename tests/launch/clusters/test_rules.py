@@ -112,8 +112,8 @@ BROKEN = [
     # authentication
     (AWS, "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "problem", "head_start_ray_commands.1", "authentication is switched off", "RAY_AUTH_MODE=token"),
     (AWS, "RAY_AUTH_MODE=token", "OTHER=1", "problem", "head_start_ray_commands.1", "whoever reaches a port runs code", "export RAY_AUTH_MODE=token"),
-    (AWS, "  /home/ray/.ray/auth_token: ~", "  /home/ray/other: ~", "problem", "file_mounts", "no token gets to the nodes", "~/.fgray/clusters/aws-l4-spot/token"),
-    (AWS, "cluster_name: aws-l4-spot", "cluster_name: mine", "problem", "file_mounts./home/ray/.ray/auth_token", "of another cluster", "clusters/mine/"),
+    (AWS, "  /home/ray/fgray-token: ~", "  /home/ray/other: ~", "problem", "file_mounts", "no token gets to the nodes", "~/.fgray/clusters/aws-l4-spot/token"),
+    (AWS, "cluster_name: aws-l4-spot", "cluster_name: mine", "problem", "file_mounts./home/ray/fgray-token", "of another cluster", "clusters/mine/"),
     # disks and images
     (AWS, "Encrypted: true", "Encrypted: false", "problem", f"{TYPES}.head.node_config.BlockDeviceMappings.0", "the disk is not encrypted", "Encrypted: true"),
     (AWS, "ImageId: &ami resolve", "KernelId: &ami resolve", "problem", f"{TYPES}.head.node_config", "no ImageId", "state the AMI"),
@@ -131,14 +131,17 @@ BROKEN = [
     (AWS, "idle_timeout_minutes: 5", "idle_timeout_minutes: 600", "note", "idle_timeout_minutes", "for 600 minutes", ""),
     (AWS, "cache_stopped_nodes: false", "cache_stopped_nodes: true", "note", "provider", "stopped, not terminated", "cache_stopped_nodes: false"),
     (AWS, "resources: {CPU: 0}", "resources: {CPU: 4}", "note", f"{TYPES}.head.resources", "the head takes work", "CPU: 0"),
-    (AWS, "resources: {CPU: 4, GPU: 1}", "resources: {}", "problem", f"{TYPES}.gpu-spot", "the resources of 'gpu-spot' are not stated", "resources"),
+    (AWS, "resources: {CPU: 4, GPU: 1, memory: 10737418240, object_store_memory: 3221225472}", "resources: {}", "problem", f"{TYPES}.gpu-spot", "the resources of 'gpu-spot' are not stated", "resources"),
     (AWS, "InstanceType: m7i.xlarge", "InstanceType: m7i.xlarge\n      InstanceMarketOptions: {MarketType: spot}", "problem", f"{TYPES}.head", "the head is a spot machine", "on demand"),
     # money
     (AWS, "g6.xlarge: {on_demand: 0.8048, spot: 0.33}", "g6.xlarge: {on_demand: 0.8048}", "problem", f"{TYPES}.gpu-spot", "has no spot price", "prices.'g6.xlarge'"),
     (AWS, "c7i.2xlarge: {on_demand: 0.357, spot: 0.15}", "other: {on_demand: 1}", "note", f"{TYPES}.decode-on-demand", "has no price", "prices.'c7i.2xlarge'"),
     (AWS, "    max_workers: 2\n", "    max_workers: 0\n", "note", f"{TYPES}.gpu-spot", "no on-demand type to fall back on", "without spot"),
     (AWS, "    priority: 1 ", "    priority: 0 ", "note", f"{TYPES}.gpu-spot", "on-demand nodes may be started before 'gpu-spot'", "priority: 1"),
+    (AWS, " RAY_JOB_START_TIMEOUT_SECONDS=3600;", ";", "note", "head_start_ray_commands", "longer than 15 minutes", "RAY_JOB_START_TIMEOUT_SECONDS=3600"),
     # secrets and what nobody resolves
+    (KUBERAY, "{name: AWS_REGION, value: auto}", "{name: AWS_SECRET_ACCESS_KEY, value: hunter2}", "problem", f"{TYPES}.head.node_config.containers.0.env.1.value", "'AWS_SECRET_ACCESS_KEY' holds a secret", "0600"),
+    (GCP, "      machineType: n2-standard-4", "      machineType: n2-standard-4\n      metadata: {items: [{key: hf-token, value: hunter2}]}", "problem", f"{TYPES}.head.node_config.metadata.items.0.value", "'hf-token' holds a secret", "0600"),
     (AWS, "ulimit -n 65536;", "export AWS_ACCESS_KEY_ID=AKIAABCDEFGHIJKLMNOP;", "problem", "head_start_ray_commands.1", "an AWS access key stands in the file", "0600"),
     (AWS, "ulimit -n 65536;", "export RAY_AUTH_TOKEN=abcdef;", "problem", "head_start_ray_commands.1", "a secret stands in the file", "0600"),
     (AWS, "--ulimit nofile=65536:65536", "--env WANDB_API_KEY='abcdef'", "problem", "docker.run_options.0", "a secret stands in the file", "0600"),
@@ -171,6 +174,18 @@ def test_every_rule_fires_on_a_broken_copy(tmp_path, name, old, new, level, wher
     assert any(f.level == level and f.where == where and what in f.what and fix in f.fix for f in found), "\n".join(map(str, found))
     if broken != text:
         assert not any(f.level == level and what in f.what for f in unbroken(name))
+
+
+def test_a_gpu_without_a_price_is_a_problem_whatever_the_resources_say(tmp_path):
+    text = text_of(AWS).replace("GPU: 1, memory", "memory").replace("g6.xlarge: {on_demand: 0.8048, spot: 0.33}", "other: {on_demand: 1}")
+    levels = {finding.where: finding.level for finding in findings(tmp_path, text) if "price" in finding.what}
+    assert levels[f"{TYPES}.gpu-spot"] == levels[f"{TYPES}.gpu-on-demand"] == "problem"
+
+
+@pytest.mark.parametrize("harmless", ["TOKENIZERS_PARALLELISM=false", "MAX_TOKENS=77", "HF_TOKEN_PATH=/home/ray/token"])
+def test_what_only_sounds_like_a_secret_is_none(tmp_path, harmless):
+    text = text_of(AWS).replace("--ulimit nofile=65536:65536", f"--env {harmless}")
+    assert not any("secret" in finding.what for finding in findings(tmp_path, text))
 
 
 def test_what_was_found_never_shows_the_secret(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[3]
 SCRIPT = PROJECT / "cluster" / "slurm.sh"
 JOB = "{job: eval, name: s, model: {kind: tiny}, benchmarks: [{name: spec_style, cases: 2}], output: runs/s}\n"
-SRUN = '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n'
+SRUN = '#!/bin/bash\necho "srun $*" >>srun.log\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n'
 SCONTROL = "#!/bin/bash\necho node1; echo node2\n"
 HOSTNAME = "#!/bin/bash\necho 127.0.1.1 10.0.0.7 fd00::7\n"
 # In place of Ray: says how it was called, then runs what comes after `--`, as `ray symmetric-run` does on the head.
@@ -64,14 +64,18 @@ def test_the_job_is_told_its_cluster_and_its_token_and_its_status_is_the_scripts
     told = json.loads(done.stdout.partition("told: ")[2])
     assert told["RAY_AUTH_MODE"] == "token" and told["mode"] == "0o100600" and told["length"] == 64
     assert told["RAY_ADDRESS"] == "10.0.0.7:24242"  # the first node's, not its loopback's; a port of this job's own
-    expected = {"name": "slurm-4242", "most": {"CPU": 4, "GPU": 2}, "largest": {"CPU": 2, "GPU": 1}}
-    assert json.loads(told["FGRAY_CLUSTER"]) == expected
+    node = {"CPU": 2, "GPU": 1}
+    expected = {"name": "slurm-4242", "provider": "slurm", "most": {"CPU": 4, "GPU": 2}, "largest": node}
+    assert json.loads(told["FGRAY_CLUSTER"]) == {**expected, "nodes": [{"resources": node, "least": 2, "most": 2}], "max_nodes": 2}
+    step = (folder / "srun.log").read_text().splitlines()[-1]
+    assert "--nodes=2" in step and "--cpus-per-task=2" in step  # a step has one CPU where it does not ask for more
     assert told["arguments"] == ["job.yaml", "limit=4"]
     assert "symmetric-run --address 10.0.0.7:24242 --min-nodes 2 --num-cpus=2 --num-gpus=1 --dashboard-host=127.0.0.1" in done.stdout
     assert not list(folder.glob(".fgray-slurm-*"))  # the token goes with the job
 
 
 def test_a_ray_that_does_not_start_is_no_success(folder):
+    (folder / ".fgray-slurm-4242.status").write_text("0")  # what the run before a requeue left
     (folder / "bin" / "ray").write_text("#!/bin/bash\nexit 0\n")  # as `ray symmetric-run` ends where `ray start` fails
     done = run(folder, "job.yaml")
     assert done.returncode == 1

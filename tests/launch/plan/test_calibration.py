@@ -66,6 +66,15 @@ def test_a_training_is_learnt_by_its_operations(tmp_path: Path) -> None:
     assert found.per_item(key, "pair", "step", 88.0) == (pytest.approx(8 / 800), 1)
 
 
+def test_a_clouds_processors_do_not_teach_this_machines_rates(tmp_path: Path) -> None:
+    found = Calibration(str(tmp_path / "c.json"))
+    plan = {**RUN["plan"], "place": "aws", "startup_key": "ray | aws"}
+    assert learn("s3://b/r", {**RUN, "plan": plan}, found)
+    assert found.per_item(KEY, "embed_image", "model") is None and found.startup("ray | this machine") is None
+    there = rate_key("cpu x86_64 AVX512 on aws", "ViT-B-32", "fp32", 1)
+    assert found.per_item(there, "embed_image", "model") == (pytest.approx(0.1), 1)
+
+
 def test_runs_that_say_nothing_of_one_device_are_left_out(tmp_path: Path) -> None:
     found = Calibration(str(tmp_path / "c.json"))
     mixed = {**RUN, "items": {"numerics_classes": [{"device": "NVIDIA L4"}, {"device": "Tesla T4"}]}}

@@ -14,6 +14,7 @@ from rich.console import Console
 import fgray
 from fgray.config import LoadedConfig, config_from_text
 from fgray.errors import ConfigError
+from fgray.launch.clusters.file import load_cluster
 from tests.launch.plan.clusters import AWS
 from tests.small_data import write_spec
 from tests.training.jobs import config as training_config
@@ -81,6 +82,16 @@ def test_a_plan_for_a_cluster_has_its_workers_and_its_price(tmp_path: Path) -> N
     assert "USD an hour (head and 4 gpu, 2 decode)" in text
     assert plan.facts["device"] == "NVIDIA L4"
     assert "a GPU" in plan.facts["memory_gib"]
+
+
+def test_a_job_on_the_cluster_predicts_what_the_plan_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FGRAY_CALIBRATION", str(tmp_path / "calibration.json"))
+    (tmp_path / "cluster.yaml").write_text(AWS)
+    planned = fgray.plan(evaluation(tmp_path, "run", cluster=str(tmp_path / "cluster.yaml"), compute={}))
+    monkeypatch.setenv("FGRAY_CLUSTER", load_cluster(str(tmp_path / "cluster.yaml")).told())
+    there = fgray.plan(evaluation(tmp_path, "run", compute={}))  # in the job, the cluster is where it runs
+    assert there.facts == planned.facts
+    assert there.facts["startup_key"] == "ray | aws" and there.facts["cost"]["total"] > 0 and there.facts["seconds"] > 0
 
 
 @pytest.mark.parametrize(

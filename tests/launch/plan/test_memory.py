@@ -106,4 +106,6 @@ def test_what_does_not_fit_is_refused_with_its_parts() -> None:
     (refusal,) = check_memory(Memory({"weights": 20.0, "activations": 5.0}), 22, "the NVIDIA L4", "lower it", "compute")
     assert refusal.what == "a worker needs about 25.0 GiB (weights 20, activations 5), the NVIDIA L4 has 22"
     assert check_memory(Memory({"weights": 20.0}), 22, "the GPU", "", "") == []
+    together = check_memory(Memory({"weights": 20.0}), 16, "this machine", "", "", "the workers need")[0].what
+    assert together.startswith("the workers need about 20.0 GiB")
     assert check_memory(Memory({"weights": 20.0}), None, "a GPU that nobody knows", "", "") == []

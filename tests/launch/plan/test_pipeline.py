@@ -11,6 +11,7 @@ from fgray.launch.plan import devices
 from fgray.launch.plan.architecture import Architecture, Tower
 from fgray.launch.plan.calibration import Calibration, rate_key
 from fgray.launch.plan.cost import cost_of
+from fgray.launch.plan.forecast import Forecast
 from fgray.launch.plan.pipeline import flow
 from fgray.launch.plan.place import Place, Pool
 from fgray.launch.plan.rates import Asked, Model, Rate, decode_seconds, rates_of
@@ -88,6 +89,45 @@ def test_cost_of_nodes_head_start_up_and_idle_time(tmp_path: Path) -> None:
     assert "about 1.30 USD" in found.line() and "2.40 if no spot node" in found.line()
     nameless = cost_of(pools, write_cluster(tmp_path, AWS.replace("c7i.2xlarge: {on_demand: 0.4}", "other: {on_demand: 1}")), 3600)
     assert nameless.total is None and "no price for decode" in nameless.line()
+
+
+def test_a_search_counts_in_time_and_cost_and_a_gpu_has_no_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    from fgray.config.schema import ComputeConfig
+    from fgray.embedding.compute import Compute
+    from fgray.launch.plan import mining
+
+    file, seen = write_cluster(tmp_path), dict[str, Any]()
+
+    def forecast(*arguments: Any) -> Any:
+        seen["after"] = arguments[-1]
+        return SimpleNamespace(rows=lambda: [("time", "x")], facts=dict, refusals=())
+
+    work = SimpleNamespace(images=[], texts=[])
+    planned = SimpleNamespace(work=work, sizes={"image_to_text": (100_000, 1_000_000)})
+    source = SimpleNamespace(card=None)
+    compute = Compute("ray", "cuda", 2, 4, 256, 512, threads=8)
+    job = SimpleNamespace(name="m", model=None, compute=ComputeConfig(), store_uri="s3://b/x")
+    monkeypatch.setattr(mining, "plan_mining", lambda job: planned)
+    monkeypatch.setattr(mining, "open_model", lambda model: source)
+    monkeypatch.setattr(mining, "resolve_compute", lambda *given: compute)
+    monkeypatch.setattr(mining, "forecast_embedding", forecast)
+    monkeypatch.setattr("fgray.launch.plan.architecture.architecture_of", lambda model: ARCHITECTURE)
+    mining.plan_mine(job, file, Calibration(str(tmp_path / "c.json")))  # type: ignore[arg-type]
+    operations = 2.0 * 100_000 * 1_000_000 * 512
+    assert seen["after"] == pytest.approx(operations / (121e12 * 0.4 * 0.25 * 2), rel=1e-3)  # two GPUs; threads do not help them
+
+
+def test_what_follows_the_embedding_is_in_the_time(tmp_path: Path) -> None:
+    place = Place("a machine", None, None)
+    streamed = flow([Asked(TEXT, 64, 0)], {TEXT: rates(0, 0.1)}, {"decode": 1, "model": 1}, 64, 1e9, None)
+    with_search = Forecast(place, (), (Asked(TEXT, 64, 0),), {}, streamed, Rate(10.0, 0), {}, None, (), after=30.0)
+    assert with_search.seconds == pytest.approx(10 + 6.4 + 30)
+    assert "30 s after they embedded" in dict(with_search.rows())["time"]
+    only_search = Forecast(place, (), (), {}, flow([], {}, {}, 64, 1e9, None), Rate(10.0, 0), {}, None, (), after=30.0)
+    assert only_search.seconds == 40.0
 
 
 def test_gpus_of_machines_and_labels(tmp_path: Path) -> None:

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from fgray.config.schema import ComputeConfig
+from fgray.embedding import resolve_compute
 from fgray.errors import ConfigError
-from fgray.launch.plan import devices
-from fgray.launch.plan.place import Place, Pool, as_job_on, pack
-from fgray.launch.plan.shape import Refusal, check_object_store, check_pools, check_training, check_units, refuse
+from fgray.launch.clusters.file import load_cluster
+from fgray.launch.plan import devices, shape
+from fgray.launch.plan.cost import cost_of
+from fgray.launch.plan.forecast import startup_key
+from fgray.launch.plan.place import Place, Pool, as_job_on, pack, place_of
+from fgray.launch.plan.shape import Refusal, check_nodes, check_object_store, check_pools, check_training, check_units, refuse
 from tests.launch.plan.clusters import AWS, write_cluster
 
 
@@ -71,9 +76,83 @@ def test_units_in_flight_beyond_the_object_stores(tmp_path: Path) -> None:
     unit = 128 * 2**20
     assert check_object_store(pools(2, 2), unit, place(tmp_path, stated), None) == []  # 4 workers x 2 x 128 MiB = 1 GiB on two nodes
     (refusal,) = check_object_store(pools(2, 2), 3 * unit, place(tmp_path, stated), None)
-    assert "3.0 GiB of decoded units would be on their way, the object stores of the cluster 'small' hold 2.0 GiB" in refusal.what
+    assert "2.2 GiB of decoded units would be on their way, the object store of a 'gpu' node holds 1.0 GiB" in refusal.what  # three workers
+    by_memory = AWS.replace("{CPU: 4, GPU: 1}", "{CPU: 4, GPU: 1, memory: 2505397589}")  # 0.7 of what the node has
+    assert "holds 1.0 GiB" in check_object_store(pools(2, 2), 3 * unit, place(tmp_path, by_memory), None)[0].what
     assert check_object_store(pools(2, 2), 100 * unit, place(tmp_path), None) == []  # the file does not say how large they are
     assert check_object_store(pools(2, 2), unit, Place("this machine", None, None), 2 * 2**30)[0].setting == "compute.unit_rows"
+
+
+def test_processes_beyond_the_memory_of_their_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = place(tmp_path, AWS.replace("{CPU: 8}", "{CPU: 8, memory: 8589934592}"))
+    needs = {"decode": 1.0, "model": 3.0}
+    assert check_nodes(pools(6 + 7, 2), needs, stated) == []
+    (refusal,) = check_nodes(pools(6 + 8, 2), needs, stated)
+    assert refusal.what == "the workers on a 'decode' node (8 decode) need about 8.0 GiB, it has 8.0 for them"
+    assert check_nodes(pools(14, 2), needs, place(tmp_path)) == []  # the file does not say
+    pods = place(tmp_path, AWS.replace("{CPU: 8}", "{CPU: 8, memory: 8589934592}").replace("type: aws", "type: kuberay"))
+    assert "it has 5.6 for them" in check_nodes(pools(6 + 7, 2), needs, pods)[0].what  # the object store is in the pod's limit
+    monkeypatch.setattr(shape, "own_memory_gib", lambda: 10.0)
+    here = place(tmp_path, AWS.replace("type: aws", "type: external"))
+    assert "on this machine (14 decode, 2 model) need about 20.0 GiB" in check_nodes(pools(14, 2), needs, here)[0].what
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).resolve().parents[3] / "cluster").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_what_auto_takes_of_a_shipped_cluster_fits_it(monkeypatch: pytest.MonkeyPatch, path: Path, threads: int, device: str) -> None:
+    monkeypatch.delenv("FGRAY_CLUSTER", raising=False)
+    file = load_cluster(str(path))
+    with as_job_on(file):
+        compute = resolve_compute(ComputeConfig.model_validate({"threads": threads, "device": device}), None)
+    found = pools(compute.decode_workers, compute.workers, threads, float(compute.device == "cuda"))
+    where, unit = Place(file.name, file, devices.gpu_of_cluster(file)), 2**27
+    assert check_pools(found, where) == []
+    if compute.device == "cuda":
+        assert compute.workers == 4  # the on-demand machines stand in for spot machines
+        assert check_object_store(found, unit, where, None) == []
+        assert check_object_store(found, 8 * unit, where, None) and check_nodes(found, {"decode": 4.0}, where)  # the files say enough
+
+
+def test_a_job_knows_of_its_cluster_what_the_plan_knew(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = load_cluster(str(Path(__file__).resolve().parents[3] / "cluster" / "aws-l4-spot.yaml"))
+    monkeypatch.setenv("FGRAY_CLUSTER", file.told())
+    there, planned = place_of(None, "cuda"), place_of(file, "cuda")
+    assert (there.device, there.kind, there.boot_seconds) == (planned.device, "aws", planned.boot_seconds)
+    assert there.device is not None and there.device.name == "NVIDIA L4"
+    assert cost_of(pools(20, 4), there.file, 3600) == cost_of(pools(20, 4), file, 3600)
+    assert startup_key(there, "ray") == startup_key(planned, "ray") == "ray | aws"
+    assert "sg-" not in file.told() and "IamInstanceProfile" not in file.told()
+    assert (place_of(None, "cpu").rates_of or "").endswith(" on aws")
+    monkeypatch.setenv("FGRAY_CLUSTER", '{"name": "slurm-7", "most": {"CPU": 8}, "provider": "slurm"}')
+    assert startup_key(place_of(None, "cpu"), "ray") == "ray | slurm"
+    monkeypatch.delenv("FGRAY_CLUSTER")
+    assert startup_key(place_of(None, "cpu"), "ray") == "ray | this machine"
+
+
+def test_types_that_are_cheap_and_small_give_way_where_the_places_are_few(tmp_path: Path) -> None:
+    small = (
+        AWS.replace("max_workers: 6", "max_workers: 2") + "  small:\n    resources: {CPU: 2}\n    node_config: {InstanceType: m7i.xlarge}\n"
+    )
+    file = write_cluster(tmp_path, small)
+    assert pack(pools(3, 0), file)[0] == {"small": 2}
+    assert pack(pools(16, 0), file) == ({"decode": 2}, {"model": 0, "decode": 16})
+
+
+def test_memory_is_what_the_container_may_have(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    groups = tmp_path / "sys/fs/cgroup"
+    (groups / "job/step").mkdir(parents=True)
+    whole = devices.own_memory_gib(str(tmp_path))
+    (tmp_path / "proc/self/cgroup").write_text("0::/job/step\n")
+    (groups / "job/step/memory.max").write_text("max\n")
+    assert devices.own_memory_gib(str(tmp_path)) == whole
+    (groups / "job/memory.max").write_text(f"{2**28}\n")
+    assert devices.own_memory_gib(str(tmp_path)) == 0.25
+    (tmp_path / "proc/self/cgroup").write_text("4:cpu:/x\n3:memory:/docker\n")
+    (groups / "memory").mkdir()
+    (groups / "memory/memory.limit_in_bytes").write_text(f"{2**27}\n")
+    assert devices.own_memory_gib(str(tmp_path)) == 0.125
 
 
 def test_more_training_workers_than_gpus(tmp_path: Path) -> None:
@@ -94,9 +173,6 @@ def test_the_first_refusal_is_raised_with_the_others_beside_it() -> None:
 
 
 def test_auto_is_resolved_as_the_job_on_the_cluster_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fgray.config.schema import ComputeConfig
-    from fgray.embedding import resolve_compute
-
     monkeypatch.delenv("FGRAY_CLUSTER", raising=False)
     here = resolve_compute(ComputeConfig(), None)
     with as_job_on(write_cluster(tmp_path)):
