@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,30 +53,6 @@ class LocalCluster:
     @property
     def temp(self) -> Path:
         return Path(self.state["temp"])
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment in which a job's process runs on this cluster."""
-        told = {"name": self.file.name, "most": {name: self.file.most(name) for name in ("CPU", "GPU")}}
-        return {
-            **lifecycle.client_environment(self.file),
-            "RAY_ADDRESS": self.state["gcs"],
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "FGRAY_CLUSTER": json.dumps(told),
-            "PYTHONPATH": str(PROJECT),
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def start_job(self, kind: str, config: Path, log: Path) -> subprocess.Popen[bytes]:
-        """Start a job's script as the cluster's job server would."""
-        with log.open("ab") as output:
-            command = [sys.executable, str(PROJECT / "jobs" / f"{kind}.py"), str(config)]
-            return subprocess.Popen(
-                command, cwd=PROJECT, env=self.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
-
-    def workers(self) -> list[str]:
-        """Return the last letters of the ids of the worker nodes that live."""
-        return [row["node"].split()[0][-5:] for row in lifecycle.status(self.file).nodes if row["type"] != "head"]
 
     def raylets(self) -> dict[str, int]:
         """Return the raylet's process of every node but the head, by the last letters of the node's id."""

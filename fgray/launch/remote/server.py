@@ -179,7 +179,7 @@ class JobServer:
 
     def _refused(self, code: int, text: str) -> RunError:
         if code in (401, 403):
-            fix = "its file is in the state folder that `fgray cluster up` names; RAY_AUTH_TOKEN_PATH names another one"
+            fix = "`fgray cluster up` names its file; where the cluster file states an address, RAY_AUTH_TOKEN_PATH may name another one"
             return TokenError("the cluster refuses the token" if self._headers else "the cluster wants a token", where=self._where, fix=fix)
         lines = text.strip().splitlines() or [str(code)]
         return RunError(f"the job server refuses ({lines[-1][:300]})", where=self._where, fix="see the logs of its dashboard")
