@@ -168,7 +168,14 @@ def prefix(row: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize(
     ("runner", "batch_size", "workers"),
-    [("serial", 1, 1), ("serial", 7, 1), ("serial", 64, 1), ("ray", 1, 2), ("ray", 7, 2), ("ray", 64, 2)],
+    [
+        ("serial", 1, 1),
+        ("serial", 7, 1),
+        ("serial", 64, 1),
+        ("ray", 7, 2),
+        pytest.param("ray", 1, 2, marks=pytest.mark.chaos),
+        pytest.param("ray", 64, 2, marks=pytest.mark.chaos),
+    ],  # fmt: skip
 )
 def test_every_prediction(
     world: tuple[list[dict[str, Any]], dict[str, Answers]], tmp_path: Path, runner: str, batch_size: int, workers: int

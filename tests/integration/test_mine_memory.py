@@ -146,7 +146,7 @@ def check_against_float64(table: pa.Table, corpus: int, queries: int) -> None:
 @pytest.mark.parametrize(
     ("corpus", "queries", "kill_after"),
     [
-        pytest.param(30_000, 20_000, 2, marks=pytest.mark.slow, id="small"),
+        pytest.param(30_000, 20_000, 2, marks=pytest.mark.chaos, id="small"),
         pytest.param(1_000_000, 50_000, 15, marks=pytest.mark.memory, id="full"),
     ],
 )

@@ -38,7 +38,7 @@ output: run
 """
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.chaos), (signal.SIGTERM, 143)])
 def test_a_run_that_is_told_to_stop(tmp_path: Path, number: int, status: int) -> None:
     (tmp_path / "slow_encoder.py").write_text(ENCODER)
     (tmp_path / "slow.yaml").write_text(CONFIG)

@@ -102,7 +102,7 @@ def test_a_tampered_weight_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         open_model(CONFIG).module()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_flickr8k_before_training(data_root: Path) -> None:
     """On the 500 test photographs, about 9 % find a caption of theirs, and as many captions their photograph."""

