@@ -31,6 +31,8 @@ from fgray.launch.clusters.state import make_state_folder, state_folder, token_f
 START_SECONDS = 300.0  # a head needs 10 s on an idle machine, minutes on one that is busy
 ANSWER_SECONDS = 60.0  # until a job server whose head runs counts as dead: what is then started anew ends the jobs of the old one
 LONGEST_TEMP = 38  # characters: Ray puts sockets below it, whose paths have at most 107
+RAYS_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+OUR_PROVIDER = "fgray.launch.clusters.local_provider.LocalNodeProvider"  # the same with a mend; cluster files name Ray's
 HEAD_ID = "f" * 51 + "00000"  # the provider's own name for the head
 HEAD_TYPE = "ray.head.default"  # the same
 OBJECT_STORE = 256 << 20  # bytes of a node's object store where the file names none; Ray would take a third of the memory for each
@@ -183,6 +185,7 @@ def _autoscaling(file: ClusterFile, gcs_port: int) -> dict[str, Any]:
         node.setdefault("node_config", {})
         node["max_workers"] = 0 if name == HEAD_TYPE else node.get("max_workers", file.max_workers)
     provider = {key: value for key, value in content["provider"].items() if key != "fgray"}
+    provider["module"] = {RAYS_PROVIDER: OUR_PROVIDER}.get(provider["module"], provider["module"])
     provider |= {"gcs_address": f"127.0.0.1:{gcs_port}", "head_node_id": HEAD_ID, "launch_multiple": True}
     return {**content, "provider": provider, "available_node_types": nodes, "head_node_type": HEAD_TYPE, "max_workers": file.max_workers}
 
