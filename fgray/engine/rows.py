@@ -12,7 +12,7 @@ import pyarrow as pa
 
 MEMORY = 256 << 20  # bytes kept in memory
 CHUNK = 1 << 16  # rows written and read at a time, unless said otherwise
-CACHED = 4  # chunks that were read last: units are asked for in order, or nearly so
+CACHED = 16  # chunks that were read last: units are asked for in order, but for as many as a cluster has in its hands
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
+from fgray.launch.clusters import lifecycle
 from tests.integration.clusters import PROJECT, LocalCluster, local_cluster, wait_for
 from tests.small_data import write_spec
 from tests.training.jobs import Command, config, write_pairs
@@ -158,3 +162,43 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command.rows() == whole.rows()  # at the same number of workers again
     ours, theirs = command.weights(), whole.weights()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.chaos
+def test_training_saves_its_state_when_a_node_is_about_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only checkpoint before the end is the one that the notice brings, and the loss of the node is no failure."""
+    pairs = write_pairs(tmp_path / "data")
+    compute = {"runner": "ray", "workers": 2, "zero": 2, "max_failures": 0}
+    options: dict[str, Any] = {"steps": 400, "checkpoints": {"every_steps": 400, "keep": 2}, "compute": compute}
+    whole = Command(tmp_path, config(pairs, tmp_path / "here", **options))
+    whole.run()
+    job = config(pairs, tmp_path / "there", **options)
+    command = Command(tmp_path, job)
+    with local_cluster(tmp_path, tmp_path, monkeypatch, "notice", cpus=1, workers=2) as cluster:
+        process, log = submit(job, tmp_path, "--cluster", cluster.file.path)
+        try:
+            wait_for(lambda: _step(tmp_path / "there") >= 5, 300, process, log)
+            node, raylet = sorted(cluster.raylets().items())[0]
+            going = time.time() + 20
+            told = "import sys; from fgray.engine.notices import drain; drain(sys.argv[1], sys.argv[2], float(sys.argv[3]))"
+            command_line = [sys.executable, "-c", told, cluster.state["gcs"], "f" * 51 + node, str(going)]
+            subprocess.run(command_line, cwd=PROJECT, env=lifecycle.client_environment(cluster.file), check=True)
+            saved = wait_for(command.checkpoints, 20, process, log)
+            assert 5 <= max(saved) < 400
+            time.sleep(max(0.0, going - time.time()))
+            os.kill(raylet, signal.SIGKILL)  # what the cloud does then
+            assert process.wait(500) == 0, log.read_text()[-4000:]
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    assert command.rows() == whole.rows()
+    ours, theirs = command.weights(), whole.weights()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def _step(output: Path) -> int:
+    try:
+        return int(json.loads((output / "progress.json").read_text()).get("step", 0))
+    except FileNotFoundError:
+        return 0
