@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from fgray.launch.remote.server import JobState
 
 
+PROSE = 20  # columns of a console that a sentence needs at least
+
+
 def result(value: Any) -> None:
     """Print a plan or the result of a job, and where its report is."""
     if not hasattr(value, "table"):
@@ -142,8 +145,11 @@ def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str] | None = Non
 
     found = Table(box=None, pad_edge=False, header_style="bold")
     names = columns or list(rows[0] if rows else ())
-    for name in names:
-        found.add_column(name, overflow="fold", no_wrap=name != names[-1])  # the last one holds prose
+    widths = {name: max((len(row[name]) for row in rows), default=0) for name in names}
+    tight = sum(widths[name] for name in names[:-1]) + PROSE > _console().width
+    for name in names:  # the last one holds prose; the first one is what commands are given, and stays in one piece however narrow it is
+        first, last = name == names[0], name == names[-1]
+        found.add_column(name, overflow="fold", no_wrap=first or not (last or tight), min_width=widths[name] if first else None)
     for row in rows:
         found.add_row(*(row[name] for name in names))
     _print(found)

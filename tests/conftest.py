@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,28 @@ settings.load_profile("unhurried")
 def own_calibration(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the rates that tests measure out of the plans of whoever runs them."""
     os.environ["FGRAY_CALIBRATION"] = str(tmp_path_factory.mktemp("calibration") / "calibration.json")
+
+
+@pytest.fixture
+def warned() -> Iterator[Callable[[str], list[str]]]:
+    """Returns a list that gets what a module logs from then on.
+
+    pytest's own capture hangs on the root logger, which libraries rearrange.
+    """
+    hung: list[tuple[logging.Logger, logging.Handler]] = []
+
+    def listen(module: str) -> list[str]:
+        heard: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: heard.append(f"{record.levelname} {record.getMessage()}")  # type: ignore[method-assign]
+        logger = logging.getLogger(module)
+        logger.addHandler(handler)
+        hung.append((logger, handler))
+        return heard
+
+    yield listen
+    for logger, handler in hung:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

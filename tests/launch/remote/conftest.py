@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(home: Path) -> dict[str, str]:
     """The environment of every command, that of the one that starts the cluster included."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, **PLANTED, "HOME": str(home), "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "RAY_WORKER_NICENESS": "0"}
+    return {**kept, **PLANTED, "HOME": str(home), "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 @pytest.fixture(scope="session")
