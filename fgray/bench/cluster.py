@@ -32,13 +32,15 @@ def run(options: Mapping[str, Any], output: str) -> Iterator[Row]:
         ConfigError: a part is unknown.
     """
     wanted = dict(options)
-    for name in wanted.pop("parts", list(PARTS)):
+    parts = wanted.pop("parts", list(PARTS))
+    for name in parts:
         if name not in PARTS:
             raise ConfigError(f"the cluster suite has no part '{name}'", where="options.parts", fix=did_you_mean(name, PARTS))
-        yield from PARTS[name](**wanted.pop(name, {}))
-    if wanted:
-        name = next(iter(wanted))
-        raise ConfigError(f"the cluster suite has no option '{name}'", where="options", fix=did_you_mean(name, ["parts", *PARTS]))
+    for name in wanted:  # those of parts that are left out now may stay
+        if name not in PARTS:
+            raise ConfigError(f"the cluster suite has no option '{name}'", where="options", fix=did_you_mean(name, ["parts", *PARTS]))
+    for name in parts:
+        yield from PARTS[name](**wanted.get(name, {}))
 
 
 def driver(
