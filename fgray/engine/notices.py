@@ -53,8 +53,8 @@ def _wait(look: Callable[[], float | None], address: str, node: str) -> None:
             if end is not None:
                 drain(address, node, end)
                 return
-        except (OSError, HTTPException, ValueError, ray.exceptions.RayError):
-            pass  # the machine's service or Ray's control store was busy: ask again
+        except (OSError, HTTPException, ValueError, LookupError, TypeError, ray.exceptions.RayError):
+            pass  # the machine's service or Ray's control store was busy, or said something else than documented: ask again
         time.sleep(POLL_SECONDS)
 
 

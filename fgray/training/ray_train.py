@@ -93,8 +93,8 @@ def train_on_ray(job: TrainClipJob, device: str) -> None:
                         fix="run the same command again to go on from the last checkpoint; compute.max_failures allows more",
                     ) from error
     finally:
-        _forget_hosts(folder)
-        _clean(folder)
+        with contextlib.suppress(FgrayError):  # a store that stays away must not hide why the run ended
+            _clean(folder)
 
 
 def _lost_hosts(folder: RunFolder, known: Set[str]) -> set[str]:
@@ -119,13 +119,12 @@ def _forget_hosts(folder: RunFolder) -> None:
 
 
 def _clean(folder: RunFolder) -> None:
-    """Remove Ray Train's own files; none of them is worth a run."""
-    if folder.storage.is_local:
-        shutil.rmtree(Path(folder.uri) / _WORK, ignore_errors=True)
-        shutil.rmtree(Path(folder.uri) / _HOSTS, ignore_errors=True)
-        return
-    with contextlib.suppress(FgrayError):
-        for info in list(folder.storage.list(_WORK)):
+    """Remove Ray Train's own files and the list of nodes."""
+    for name in (_WORK, _HOSTS):
+        if folder.storage.is_local:
+            shutil.rmtree(Path(folder.uri) / name, ignore_errors=True)
+            continue
+        for info in list(folder.storage.list(name)):
             folder.storage.delete(info.path)
 
 
