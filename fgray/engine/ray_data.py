@@ -68,7 +68,7 @@ def run_ray(units: Sequence[Unit], stages: Sequence[Stage], store: ResultStore, 
         data: ray.data.Dataset = ray.data.from_blocks(_Blocks(units, first, count))  # type: ignore[arg-type]
         for position, pool in enumerate(pools):
             last = position == len(pools) - 1
-            workers = sum(stage.workers for stage in pool)
+            workers = pool_workers(pool)
             data = data.map_batches(
                 _StageWorker,
                 fn_constructor_args=(pool, ledger, store if last else None, dict(numerics)),
@@ -114,6 +114,11 @@ def _pools(stages: Sequence[Stage]) -> list[list[Stage]]:
     """Return the stages that the actors of each pool do."""
     together = cluster() is not None and not any(stage.gpus for stage in stages)
     return [list(stages)] if together else [[stage] for stage in stages]
+
+
+def pool_workers(pool: Sequence[Stage]) -> int:
+    """Return how many workers a pool has that does all of some stages, with no more CPUs than the stages were given."""
+    return max(1, int(sum(stage.workers * stage.cpus for stage in pool) // max(stage.cpus for stage in pool)))
 
 
 class _Blocks(Sequence[pa.Table]):
