@@ -139,13 +139,18 @@ def _place(folder: RunFolder) -> dict[str, Any]:
 
 def _worker(config: dict[str, Any]) -> None:
     job = TrainClipJob.model_validate(config["job"])
+    RunFolder(job.output).storage.write_bytes(f"{_HOSTS}/{ray.get_runtime_context().get_node_id()}", b"")
+    watch()
+    _attempt(job, config["device"])
+
+
+def _attempt(job: TrainClipJob, device: str) -> None:
+    """Train, and leave an error that another attempt would meet again for the driver and for the next attempt."""
     folder = RunFolder(job.output)
     if (failure := _failure(folder)) is not None:
         raise failure
-    folder.storage.write_bytes(f"{_HOSTS}/{ray.get_runtime_context().get_node_id()}", b"")
-    watch()
     try:
-        train_worker(job, config["device"], lambda: ray.train.get_preemption_info() is not None)
+        train_worker(job, device, lambda: ray.train.get_preemption_info() is not None)
     except FgrayError as error:
         if not isinstance(error, StorageError):  # a store may answer again
             content = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}

@@ -151,11 +151,9 @@ def forecast_embedding(
     known = architecture_of(model)
     facts = Model(card.architecture, card.dtype, compute.threads, known)
     on_gpu = compute.device.startswith("cuda")
-    decode = Pool("decode", compute.decode_workers, 1, 0, "compute.decode_workers")
-    embed = Pool("model", compute.workers, compute.threads, 1 if on_gpu else 0, "compute.workers")
-    pools = (decode, embed) if compute.runner == "ray" else ()
+    pools = embedding_pools(compute)
     rates = {one.kind: rates_of(one, facts, place, compute.unit_rows, on_s3, calibration) for one in asked}
-    workers = {"decode": decode.workers, "model": embed.workers} if pools else {"decode": 1, "model": 1}
+    workers = {pool.name: pool.workers for pool in pools} or {"decode": 1, "model": 1}
     cores = None if on_gpu else place.cores
     found = flow(asked, rates, workers, compute.unit_rows, _reading(place, pools, on_s3), cores, together=bool(pools))
     memory = _memory(known, card, compute, asked, on_gpu)
@@ -168,6 +166,14 @@ def forecast_embedding(
     total = None if found.seconds is None else found.seconds + (startup.seconds or 0) + after
     cost = cost_of(pools, file, total) if file is not None and (asked or after) else None
     return Forecast(place, pools, asked, rates, found, startup, memory, cost, tuple(refusals), tuple(assumptions(place, on_s3)), after)
+
+
+def embedding_pools(compute: Compute) -> tuple[Pool, ...]:
+    """Return the workers that embed; none where no Ray runs them."""
+    if compute.runner != "ray":
+        return ()
+    decode = Pool("decode", compute.decode_workers, 1, 0, "compute.decode_workers")
+    return decode, Pool("model", compute.workers, compute.threads, 1 if compute.device.startswith("cuda") else 0, "compute.workers")
 
 
 def asked_of(work: Work) -> list[Asked]:

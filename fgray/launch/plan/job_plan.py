@@ -13,8 +13,8 @@ from fgray.config.train import TrainClipJob
 from fgray.errors import ConfigError
 from fgray.launch.clusters.file import ClusterFile, load_cluster
 from fgray.launch.plan.calibration import Calibration
-from fgray.launch.plan.place import as_job_on
-from fgray.launch.plan.shape import Refusal, refuse
+from fgray.launch.plan.place import as_job_on, place_of
+from fgray.launch.plan.shape import Refusal, check_pools, check_training, refuse
 
 LOCAL = "local"
 
@@ -58,6 +58,31 @@ def plan_config(config: LoadedConfig) -> JobPlan:
         plan = _plan(config, file)
     refuse(plan.refusals, config.path)
     return plan
+
+
+def check_workers(config: LoadedConfig, file: ClusterFile) -> None:
+    """Refuse workers for which a cluster can never have room, before it is started for them; data and model are not looked at.
+
+    Raises:
+        ConfigError: some would be waited for without end.
+    """
+    with as_job_on(file):
+        refuse(_placing(config.job, file), config.path)
+
+
+def _placing(job: Any, file: ClusterFile) -> list[Refusal]:
+    if isinstance(job, TrainClipJob) and job.compute.runner == "ray":
+        from fgray.launch.plan.training import device_kind, training_pool
+
+        device = device_kind(job)
+        return check_training(training_pool(job.compute, device), place_of(file, device), 0)
+    if isinstance(job, EvalJob | MineJob | TextNegativesJob):
+        from fgray.embedding import resolve_compute
+        from fgray.launch.plan.forecast import embedding_pools
+
+        compute = resolve_compute(job.compute, None)
+        return check_pools(embedding_pools(compute), place_of(file, compute.device))
+    return []  # made of jobs that are planned one by one, or of no workers
 
 
 def _plan(config: LoadedConfig, file: ClusterFile | None) -> JobPlan:
@@ -106,4 +131,4 @@ def on_s3(job: StoredJob) -> bool:
     return any(str(uri).startswith("s3://") for uri in (job.store_uri, *roots) if uri)
 
 
-__all__ = ["JobPlan", "on_s3", "plan_config", "predict_evaluation"]
+__all__ = ["JobPlan", "check_workers", "on_s3", "plan_config", "predict_evaluation"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fgray.config.train import TrainClipJob
+from fgray.config.train import TrainClipJob, TrainCompute
 from fgray.embedding import resolve_compute
 from fgray.launch.clusters.file import ClusterFile
 from fgray.launch.plan import devices
@@ -141,7 +141,7 @@ def forecast_training(
     sources = load_sources(job, cache_of(job)) if sources is None else list(sources)
     order = order_of(job, sources)
     steps = job.steps or order.steps(job.epochs or 1)
-    device = _device_kind(job)
+    device = device_kind(job)
     place, on_gpu, compute = place_of(file, device), device == "cuda", job.compute
     file = place.file  # what a job was told of its own cluster counts as its file
     known = architecture_of(job.model)
@@ -149,7 +149,7 @@ def forecast_training(
     trained, _, _ = trained_parameters(known, job.freeze)
     sizes = [value for source in sources for value in source.index.table["length"].to_pylist()[:10_000] if value]
     encoded = sum(sizes) / len(sizes) if sizes else MEAN_IMAGE_BYTES
-    pool = Pool("training", compute.workers, compute.threads, 1 if on_gpu else 0, "compute.workers")
+    pool = training_pool(compute, device)
     rate = training_rate(job, card.architecture, place, calibration)
     stages = _stages(job, rate, encoded, trained, on_gpu, place)
     seconds = None
@@ -175,6 +175,11 @@ def forecast_training(
         cost_of([pool], file, seconds) if file is not None else None,
         tuple(_refusals(job, pool, place, memory, on_gpu)),
     )
+
+
+def training_pool(compute: TrainCompute, device: str) -> Pool:
+    """Return the workers that train on a device: "cpu" or "cuda"."""
+    return Pool("training", compute.workers, compute.threads, 1 if device == "cuda" else 0, "compute.workers")
 
 
 def training_rate(job: TrainClipJob, architecture: str, place: Place, calibration: Calibration) -> Rate:
@@ -253,7 +258,8 @@ def _fixes(job: TrainClipJob) -> str:
     return ", or ".join(fixes)
 
 
-def _device_kind(job: TrainClipJob) -> str:
+def device_kind(job: TrainClipJob) -> str:
+    """Return what a job trains on, "cpu" or "cuda", with "auto" resolved."""
     from fgray.config.schema import ComputeConfig
 
     return resolve_compute(ComputeConfig(device=job.compute.device), None).device

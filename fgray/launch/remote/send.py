@@ -19,6 +19,7 @@ from fgray.config.source import to_yaml
 from fgray.errors import RunError
 from fgray.launch.clusters.dashboard import NotUpError
 from fgray.launch.clusters.file import ClusterFile
+from fgray.launch.plan.job_plan import check_workers
 from fgray.launch.remote import pins
 from fgray.launch.remote.environment import named_variables
 from fgray.launch.remote.jobs import GRACE_SECONDS, RemoteJob
@@ -41,9 +42,11 @@ def send(config: LoadedConfig, overrides: Sequence[str], file: ClusterFile, say:
         say: takes lines for the user.
 
     Raises:
-        ConfigError: a place that the nodes cannot see, more to upload than may be, a secret in the configuration.
+        ConfigError: workers that its nodes can never hold, a place that they cannot see, more to upload than may be, a secret in the
+            configuration.
         RunError: the cluster cannot be started or reached, runs other versions, or refuses the job.
     """
+    check_workers(config, file)
     moved = relocate(config, shared_folders(file))
     variables = named_variables(moved.values, config.path)
     installed = pins.pinned()

@@ -15,6 +15,7 @@ import fgray
 from fgray.config import LoadedConfig, config_from_text
 from fgray.errors import ConfigError
 from fgray.launch.clusters.file import load_cluster
+from fgray.launch.submit import submit
 from tests.launch.plan.clusters import AWS
 from tests.small_data import write_spec
 from tests.training.jobs import config as training_config
@@ -153,3 +154,17 @@ def test_more_training_workers_than_gpus_are_refused(tmp_path: Path) -> None:
     content |= {"cluster": str(tmp_path / "cluster.yaml"), "batch_size": 16, "compute": {"runner": "ray", "workers": 8}}
     with pytest.raises(ConfigError, match="8 training workers, the cluster 'small' can have 4 GPUs.*set it to 4"):
         fgray.plan(loaded(content))
+
+
+def test_workers_without_a_place_are_refused_before_their_cluster_is_started(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(AWS)
+    written = {
+        "eval": evaluation(tmp_path, "run", compute={"workers": 9}).job.model_dump(mode="json", exclude_unset=True),
+        "train": training_config(write_pairs(tmp_path / "pairs"), tmp_path / "run")
+        | {"batch_size": 16, "compute": {"runner": "ray", "workers": 8}},
+    }
+    for name, what in (("eval", "want 9 GPUs, the cluster 'small' can have 4"), ("train", "8 training workers.*'small' can have 4 GPUs")):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(written[name]))
+        with pytest.raises(ConfigError, match=what) as caught:
+            submit(str(tmp_path / f"{name}.yaml"), cluster=str(tmp_path / "cluster.yaml"))
+        assert f"{name}.yaml: compute." in str(caught.value)
