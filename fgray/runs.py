@@ -6,6 +6,7 @@ import io
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -118,12 +119,16 @@ def _regroup(slices: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     for table in slices:
         while count + table.num_rows >= rows:
             first = table.slice(0, rows - count)
-            yield pa.concat_tables([*held, first]).combine_chunks()
+            yield pa.concat_tables([*held, first])
             held, count, table = [], 0, table.slice(first.num_rows)
         held.append(table)
         count += table.num_rows
     if count:
-        yield pa.concat_tables(held).combine_chunks()
+        yield pa.concat_tables(held)
+
+
+def _write_group(writer: pq.ParquetWriter, group: pa.Table) -> None:
+    writer.write_table(group.combine_chunks(), ROW_GROUP)
 
 
 class RunFolder:
@@ -182,10 +187,22 @@ class RunFolder:
         self.storage.write_bytes(name, sink.getvalue().to_pybytes())
 
     def write_slices(self, name: str, schema: pa.Schema, slices: Iterable[pa.Table]) -> None:
-        """Write a Parquet file slice by slice; the bytes are those that `write_table` gives the whole table in one chunk."""
-        with self.storage.writing(name) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        """Write a Parquet file slice by slice; the bytes are those that `write_table` gives the whole table in one chunk.
+
+        One row group is compressed while the next one is made.
+        """
+        with (
+            self.storage.writing(name) as file,
+            pq.ParquetWriter(file, schema, compression="zstd") as writer,
+            ThreadPoolExecutor(1) as thread,
+        ):
+            writing: Future[None] | None = None
             for group in _regroup(slices, ROW_GROUP):
-                writer.write_table(group, ROW_GROUP)
+                if writing is not None:
+                    writing.result()
+                writing = thread.submit(_write_group, writer, group)
+            if writing is not None:
+                writing.result()
 
     def read_slices(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield a Parquet file's rows in order, some ten thousand at a time.

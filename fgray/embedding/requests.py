@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from fgray.data.index import INDEX_SCHEMA, ImageIndex
-from fgray.engine.units import ID_TYPE, item_ids
+from fgray.engine.units import ID_TYPE, ids_of_digests, item_ids
 
 IMAGE, TEXT, REGION = "embed_image", "embed_text", "embed_region"
 SLICE = 1 << 18  # requests made at a time
@@ -45,8 +44,7 @@ def image_request_slices(
 
 def requests_of(index: ImageIndex, rows: pa.Table, fingerprint: str, max_pixels: int, kind: str = IMAGE) -> pa.Table:
     """Return the requests for some rows of an index; see `image_requests`."""
-    suffix = str(max_pixels).encode()
-    ids = item_ids(kind, fingerprint, (digest + suffix for digest in _values(rows["sha256"])))
+    ids = ids_of_digests(kind, fingerprint, rows["sha256"], str(max_pixels).encode())
     return pa.table([*rows.columns, ids, pa.repeat(index.root_uri, rows.num_rows)], schema=IMAGE_SCHEMA)
 
 
@@ -60,12 +58,3 @@ def text_request_slices(texts: Sequence[str], fingerprint: str) -> Iterator[pa.T
     for start in range(0, len(texts), SLICE):
         some = texts[start : start + SLICE]
         yield pa.table([item_ids(TEXT, fingerprint, (text.encode() for text in some)), pa.array(some, pa.string())], schema=TEXT_SCHEMA)
-
-
-def _values(column: pa.ChunkedArray) -> list[bytes]:
-    """Return a column of fixed width as bytes; much faster than ``to_pylist``."""
-    width = column.type.byte_width
-    found: list[bytes] = []
-    for chunk in column.chunks:
-        found += np.frombuffer(chunk.buffers()[1], f"V{width}", len(chunk), chunk.offset * width).tolist()
-    return found

@@ -35,6 +35,24 @@ def item_ids(kind: str, fingerprint: str, contents: Iterable[bytes]) -> pa.Array
     return pa.FixedSizeBinaryArray.from_buffers(ID_TYPE, len(ids) // ID_BYTES, [None, pa.py_buffer(ids)])
 
 
+def ids_of_digests(kind: str, fingerprint: str, digests: pa.ChunkedArray | pa.Array, settings: bytes) -> pa.Array:
+    """Return addresses as `item_id` does, of contents whose hashes are known: a hundred million of them within seconds.
+
+    A content's hash says already which one it is; what else is asked for only has to turn it into another address, each time the same one.
+    So the two hashes are exclusive-or'ed: equal addresses take equal contents, or two hashes that differ by that of two questions.
+
+    Args:
+        kind: what is asked.
+        fingerprint: of which model.
+        digests: sha256 of each content, binary[32] without nulls.
+        settings: whatever else the result depends on.
+    """
+    array = _as_array(digests)
+    words = np.frombuffer(array.buffers()[1] or b"", "<u8").reshape(-1, 4)[array.offset : array.offset + len(array), :2]
+    ids = words ^ np.frombuffer(item_id(kind, fingerprint, settings), "<u8")
+    return pa.FixedSizeBinaryArray.from_buffers(ID_TYPE, len(array), [None, pa.py_buffer(ids.tobytes())])
+
+
 class _Heads(dict[int, bytes]):
     """What is hashed before a content of some length."""
 

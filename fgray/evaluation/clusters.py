@@ -15,7 +15,7 @@ BUCKETS = 256
 PIECE = 1 << 20  # rows spread at a time
 
 _SCHEMA = pa.schema([("cluster", pa.string()), ("leaf", pa.int32()), ("hit", pa.float64())])
-_POWERS = np.cumprod(np.full(64, 1099511628211, np.uint64))  # FNV's prime
+_PRIME, _MIX = np.uint64(1099511628211), np.uint64(0x9E3779B97F4A7C15)  # FNV's; 2^64 over the golden ratio, for the upper bits
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -123,10 +123,11 @@ def bucket_of(names: pa.Array) -> Ints:
     offsets = np.frombuffer(names.buffers()[1], np.int32)[names.offset : names.offset + len(names) + 1].astype(np.int64)
     data = np.frombuffer(names.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
     lengths = np.diff(offsets)
-    place = np.arange(len(data)) - np.repeat(offsets[:-1] - offsets[0], lengths)
-    sums = np.concatenate(
-        [np.zeros(1, np.uint64), np.cumsum((data.astype(np.uint64) + np.uint64(1)) * _POWERS[place % 64], dtype=np.uint64)]
-    )
-    mixed = (sums[offsets[1:] - offsets[0]] - sums[offsets[:-1] - offsets[0]]) * np.uint64(0x9E3779B97F4A7C15)
+    starts = offsets[:-1] - offsets[0]
+    mixed = lengths.astype(np.uint64)
+    for place in range(int(lengths.max(initial=0))):
+        there = np.flatnonzero(lengths > place) if lengths.min() <= place else slice(None)
+        mixed[there] = (mixed[there] ^ data[starts[there] + place]) * _PRIME
+    mixed *= _MIX
     buckets: Ints = (mixed >> np.uint64(56)).astype(np.int64)
     return buckets

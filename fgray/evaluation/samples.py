@@ -63,7 +63,9 @@ def _labels(lists: pa.ListArray, there: Positions) -> tuple[Positions, Positions
     cases = lists.value_parent_indices().to_numpy().astype(np.int64)
     places = np.searchsorted(there, lists.flatten().to_numpy())
     known = there[np.minimum(places, len(there) - 1)] == lists.flatten().to_numpy()
-    flat = np.unique(cases[known] * len(there) + places[known])
+    flat = cases[known] * len(there) + places[known]
+    if not np.all(flat[1:] > flat[:-1]):
+        flat = np.unique(flat)
     return flat // len(there), flat % len(there)
 
 

@@ -21,6 +21,8 @@ from fgray.metrics.spec import Metric
 
 NEAR_TIE = 1e-5  # margins below this may change sign between machines or batch sizes
 
+_NEEDED = ["subset", "task", "excluded", "category", "cluster_id", "margin"]
+_NEEDED += ["greater", "tied", "tied_before", "tied_positives", "num_candidates", "num_positives"]
 _KEYS = ["category", "cluster_id", "hit", "chance"]
 _SCHEMA = pa.schema(
     [
@@ -131,7 +133,7 @@ class State:
 
 def outcomes_of(samples: pa.Table, metric: Metric) -> tuple[pa.Table, int, int, int]:
     """Return the outcomes of a metric's samples, one row each, and how many of them are ties, near ties, excluded; see `State.of`."""
-    rows = samples.filter(pc.and_(pc.equal(samples["subset"], metric.subset), pc.equal(samples["task"], metric.task)))
+    rows = samples.select(_NEEDED).filter(pc.and_(pc.equal(samples["subset"], metric.subset), pc.equal(samples["task"], metric.task)))
     scored = rows.filter(pc.is_null(rows["excluded"]))
     greater, tied, before, positives, candidates, right = (
         scored[name].to_numpy() for name in ("greater", "tied", "tied_before", "tied_positives", "num_candidates", "num_positives")

@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgray.engine.units import ID_TYPE, Unit, item_id, make_units, missing_items, unit_id
+from fgray.engine.units import ID_TYPE, Unit, ids_of_digests, item_id, make_units, missing_items, unit_id
 from tests.engine.toy import number_items
 
 
@@ -17,6 +17,24 @@ def test_an_items_address_changes_with_every_part_of_it() -> None:
 
 def test_neighbouring_parts_do_not_run_into_each_other() -> None:
     assert item_id("ab", "c", b"d") != item_id("a", "bc", b"d") != item_id("a", "b", b"cd")
+
+
+def test_addresses_of_known_hashes_are_as_distinct_as_the_others() -> None:
+    digests = [hashlib.sha256(bytes([n])).digest() for n in (1, 2, 3, 1)]
+    column = pa.chunked_array([pa.array(digests[:1], pa.binary(32)), pa.array([b"0" * 32, *digests[1:]], pa.binary(32)).slice(1)])
+    asked = [
+        ("embed_image", "model", b"100"),
+        ("embed_region", "model", b"100"),
+        ("embed_image", "other", b"100"),
+        ("embed_image", "model", b"1"),
+    ]
+    found = [ids_of_digests(kind, model, column, settings) for kind, model, settings in asked]
+    assert all(ids.type == ID_TYPE for ids in found)
+    for (kind, model, settings), ids in zip(asked, found, strict=True):
+        question = int.from_bytes(item_id(kind, model, settings), "big")
+        assert ids.to_pylist() == [(int.from_bytes(digest[:16], "big") ^ question).to_bytes(16, "big") for digest in digests]
+    assert len({id_ for ids in found for id_ in ids.to_pylist()}) == 4 * 3
+    assert len(ids_of_digests("embed_image", "model", pa.array([], pa.binary(32)), b"")) == 0
 
 
 def test_a_units_name_is_the_hash_of_its_sorted_ids() -> None:
