@@ -249,3 +249,4 @@ class RunFolder:
     REGIONS = "regions.parquet"
     REPORT = "report.html"
     LOG = "log.jsonl"
+    STARTS = "starts.jsonl"

@@ -42,6 +42,7 @@ def write_train_report(run: RunFolder) -> str:
         fingerprints=metrics["fingerprints"],
         plots=plots(rows),
         course=course(facts, None),
+        starts=(facts.get("timing") or {}).get("starts") or [],
         config=json.dumps(facts.get("config"), indent=1, ensure_ascii=False),
     )
     return write_page(page, f"{run.uri}/{run.REPORT}")

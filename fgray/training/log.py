@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -72,6 +73,29 @@ def read_log(folder: RunFolder) -> list[Row]:
     """Return the rows of a run's log; none where there is no log."""
     try:
         return [json.loads(line) for line in folder.storage.read_bytes(RunFolder.LOG).splitlines()]
+    except NotFound:
+        return []
+
+
+def note_start(folder: RunFolder, step: int, workers: int, device: str) -> None:
+    """Append to starts.jsonl that a group of workers goes on from a step; the log, of which that cuts the end off, does not say it.
+
+    Args:
+        folder: the run folder.
+        step: steps done before.
+        workers: of the group.
+        device: that the first of them computes on.
+    """
+    lost = max([0, *(row["step"] - step for row in read_log(folder)[-1:])])
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = [*read_starts(folder), {"at": now, "step": step, "workers": workers, "device": device, "lost_steps": lost}]
+    folder.storage.write_bytes(RunFolder.STARTS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def read_starts(folder: RunFolder) -> list[Row]:
+    """Return when a run's workers were started, from which step, and how many logged steps had to be taken again."""
+    try:
+        return [json.loads(line) for line in folder.storage.read_bytes(RunFolder.STARTS).splitlines()]
     except NotFound:
         return []
 

@@ -27,7 +27,7 @@ from fgray.runs import SELECTION, RunFolder, describe_job
 from fgray.training.checkpoint import Checkpoints
 from fgray.training.damage import quarantine_table
 from fgray.training.export import chosen_checkpoint, export_model, origin_of, trained_weights
-from fgray.training.log import read_log
+from fgray.training.log import read_log, read_starts
 from fgray.training.model import open_trainable_source
 from fgray.training.overlap import check_disjoint
 from fgray.training.progress import watch
@@ -97,7 +97,9 @@ def train(job: TrainClipJob, source: Mapping[str, Any] | None = None, predict: P
             print(run["loss_weights"], file=sys.stderr)
             with watch(folder, steps):
                 _launch(job, device)
-        run["timing"] = _timing(job, read_log(folder), time.monotonic() - start)
+        run["timing"] = _timing(job, read_log(folder), time.monotonic() - start) | {"starts": read_starts(folder)}
+        if devices := {one["device"] for one in run["timing"]["starts"]}:
+            run["compute"]["device"] = " | ".join(sorted(devices))
         return _finish(folder, job, run, steps)
 
 
@@ -136,7 +138,7 @@ def _describe(
         }
         for one in sources
     ]
-    # The driver of a cluster may have no such device; its workers' machines are then named nowhere.
+    # The driver of a cluster may have no such device; its workers' machines are named when they have started.
     run["compute"] = {**job.compute.model_dump(mode="json"), "device": device_name(device) if cluster() is None else device}
     has_bias = model.settings.get("init_logit_bias") is not None
     loss = CombinedLoss(job.losses, inputs_of(job, has_bias))

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from fgray.config.fingerprint import fingerprint
 from fgray.config.train import TrainClipJob
+from fgray.embedding.compute import device_name
 from fgray.errors import DataError, RunError
 from fgray.losses.combine import CombinedLoss
 from fgray.losses.features import Inputs
@@ -21,7 +22,7 @@ from fgray.runs import RunFolder
 from fgray.training.checkpoint import Checkpoints, Saved
 from fgray.training.damage import Damage, quarantine_table
 from fgray.training.engine import Engine
-from fgray.training.log import TrainingLog, open_trackers
+from fgray.training.log import TrainingLog, note_start, open_trackers
 from fgray.training.model import Trainable, build_trainable
 from fgray.training.order import Order
 from fgray.training.reader import Reader
@@ -86,6 +87,7 @@ class _Worker:
         with ExitStack() as stack:
             if self.first:
                 stack.enter_context(checkpoints)
+                note_start(self.folder, start, self.engine.world, device_name(self.engine.device.type))
                 trackers = open_trackers(self.job.tracking, self.job.name, self.folder, fingerprint(self.job), start)
                 self.log: TrainingLog | None = stack.enter_context(TrainingLog(self.folder, trackers, start))
             else:

@@ -160,6 +160,9 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         command = Command(tmp_path, job)
         run_and_lose_a_node(cluster, job, tmp_path, lambda: max(command.checkpoints(), default=0) >= 8)
     assert command.rows() == whole.rows()  # at the same number of workers again
+    starts = command.starts()
+    assert len(starts) >= 2 and starts[0]["step"] == 0 and starts[-1]["step"] >= 8 and starts[-1]["workers"] == 2
+    assert all(one["device"].startswith("cpu ") for one in starts)
     ours, theirs = command.weights(), whole.weights()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -142,11 +142,16 @@ def test_a_killed_worker_and_a_killed_driver_cost_steps_not_results(whole: Comma
     kill_a_worker(command, 8, 1, then_the_driver=24)
     command.run()
     assert_equal(command, whole)
+    starts = [(one["step"], one["workers"]) for one in command.starts()]
+    assert len(starts) == 3 and starts[0] == (0, 2) and 8 <= starts[1][0] < 24 <= starts[2][0] and starts[2][1] == 2
+    assert [one["step"] for one in whole.starts()] == [0]
 
 
 def test_with_a_node_lost_fewer_workers_go_on(alone: Command, tmp_path: Path) -> None:
     command = Command(tmp_path, job(tmp_path, "run", optimizer=SGD, compute={**COMPUTE, "min_workers": 1}))
     assert "lost a node" in lose_a_node(command, 12)
+    starts = command.starts()
+    assert starts[0]["workers"] == 2 and any(one["workers"] == 1 and one["step"] >= 12 for one in starts)
     assert_close(command, alone)
 
 

@@ -90,6 +90,11 @@ class Command:
         rows = [json.loads(line) for line in (self.output / "log.jsonl").read_text().splitlines()]
         return [{name: row[name] for name in ("step", *EXACT) if name in row} for row in rows]
 
+    def starts(self) -> list[dict[str, Any]]:
+        """Return what run.json says of its workers' starts."""
+        starts: list[dict[str, Any]] = json.loads((self.output / "run.json").read_text())["timing"]["starts"]
+        return starts
+
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the exported model's tensors."""
         return safetensors.torch.load_file(self.output / "model" / "open_clip_model.safetensors")

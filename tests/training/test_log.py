@@ -12,7 +12,7 @@ import pytest
 
 from fgray.errors import FgrayError
 from fgray.runs import RunFolder
-from fgray.training.log import TrainingLog, open_trackers, read_log
+from fgray.training.log import TrainingLog, note_start, open_trackers, read_log, read_starts
 
 Name = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -41,6 +41,18 @@ def test_rows_of_a_dead_attempt_are_forgotten(tmp_path: Path) -> None:
     rows = read_log(folder)
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0), (5, None)]  # JSON has no infinity
     assert all("Infinity" not in line and json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
+
+
+def test_a_start_says_how_many_steps_it_takes_again(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    assert read_starts(folder) == []
+    note_start(folder, 0, 2, "cpu x")
+    write(folder, [], 0, [4.0, 3.0, 9.0, 9.5])
+    note_start(folder, 1, 1, "cpu y")
+    write(folder, [], 1, [2.0, 1.0, 0.5, 0.4])
+    note_start(folder, 5, 2, "cpu x")
+    found = [(one["step"], one["lost_steps"], one["workers"], one["device"]) for one in read_starts(folder)]
+    assert found == [(0, 0, 2, "cpu x"), (1, 3, 1, "cpu y"), (5, 0, 2, "cpu x")]
 
 
 def test_rows_reach_the_folder_when_the_body_fails(tmp_path: Path) -> None:

@@ -67,6 +67,10 @@ def test_killed_and_resumed_is_the_uninterrupted_run(finished: Command, tmp_path
     assert not (command.output / "metrics.json").exists()
     command.run()
     assert command.rows() == finished.rows()
+    first, second = command.starts()
+    assert (first["step"], second["workers"]) == (0, 1) and second["step"] >= 6 and second["lost_steps"] >= 0
+    assert "started 2 times" in (command.output / "report.html").read_text()
+    assert "Logged steps taken again" not in (finished.output / "report.html").read_text()
     own = command.weights()
     assert own.keys() == finished.weights().keys()
     assert all(torch.equal(own[name], value) for name, value in finished.weights().items())

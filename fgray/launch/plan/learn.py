@@ -71,7 +71,8 @@ def _device(run: Mapping[str, Any]) -> str | None:
     """Return the device that computed: of a cluster's run what its parts say."""
     compute = run.get("compute") or {}
     if run.get("job") == "train_clip":
-        return None if compute.get("device") in ("cuda", "cpu", "auto") else compute.get("device")
+        devices = {one["device"] for one in (run.get("timing") or {}).get("starts") or []} or {compute.get("device")}
+        return devices.pop() if len(devices) == 1 and not devices & {"cuda", "cpu", "auto", None} else None
     classes = (run.get("items") or {}).get("numerics_classes") or []
     devices = {one.get("device") for one in classes if one.get("device")} or {(run.get("numerics") or {}).get("device")}
     return devices.pop() if len(devices) == 1 else None  # a mixed run says nothing of either device

@@ -1,4 +1,4 @@
-"""A cluster on loopback that the tests of jobs share, in a home of its own, with secrets planted in its environment."""
+"""A cluster on loopback for the tests of jobs: a home of its own, and secrets planted in the environment while it is there."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ available_node_types:
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def environment(home: Path) -> dict[str, str]:
     """The environment of every command, that of the one that starts the cluster included."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {**kept, **PLANTED, "HOME": str(home), "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(home: Path, environment: dict[str, str]) -> Iterator[ClusterFile]:
     path = home / "cluster.yaml"
     path.write_text(CLUSTER)
