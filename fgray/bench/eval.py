@@ -102,7 +102,7 @@ class _Bench:
         }
         plan = plan_evaluation(EvalJob.model_validate(settings))
         _, progress = embed(plan.work, plan.source, plan.store, plan.compute, plan.job.data.max_pixels)
-        units = [json.loads(line) for line in progress.log]
+        units = [row for row in map(json.loads, progress.log) if row["event"] == "unit"]
         images = [unit for unit in units if unit["kind"] == IMAGE]
         rate = sum(unit["items"] for unit in images[1:]) / (images[-1]["at"] - images[0]["at"])
         after_first = sum(unit["items"] for unit in units[1:])

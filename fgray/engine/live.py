@@ -1,6 +1,7 @@
-"""progress.json in a run folder: what a running job has done so far, for whoever looks at the folder from elsewhere.
+"""progress.json and log.jsonl in a run folder: what a running job has done so far, for whoever looks at the folder from elsewhere.
 
-It is written about every ten seconds by a thread of its own. It is news, not a result: a store that does not take it costs the run nothing.
+They are written about every ten seconds by a thread of its own, so that what is known of a run outlives its process. They are news, not
+results: a store that does not take them costs the run nothing. A training writes its log itself, in step with its checkpoints.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fgray.runs import RunFolder
 
 PROGRESS = "progress.json"
 WRITE_SECONDS = 10.0
+GROWTH = 1.05  # of a log that is written again, as a whole because no store appends
 CLOSE_SECONDS = 10.0  # that the end of a run waits for its last news to be written
 
 _log = logging.getLogger(__name__)
@@ -65,8 +67,12 @@ class Live:
     def __init__(self, folder: RunFolder, facts: dict[str, Any], parent: Live | None = None) -> None:
         self._folder, self._parent, self._part = folder, parent, facts["name"]
         self._facts = {**facts, "state": "running", "host": socket.gethostname(), "started": _now()}
+        self._keeps_log = facts["job"] != "train_clip"
+        self._logs: list[list[str]] = []
+        self._earlier: bytes | None = None  # rows of attempts before this one
+        self._logged = 0
         self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._warned = False
         self._thread = threading.Thread(target=self._write_on, daemon=True)
         self._thread.start()
@@ -77,6 +83,26 @@ class Live:
             self._facts.update(facts)
         if self._parent is not None:
             self._parent.update(part=self._part, **{name: value for name, value in facts.items() if name != "error"})
+
+    def follow(self, log: list[str]) -> None:
+        """Keep the lines of a list that grows in log.jsonl, after those of earlier attempts and lists."""
+        if self._keeps_log:
+            self._logs.append(log)
+
+    def write_log(self) -> None:
+        """Bring log.jsonl up to date."""
+        with self._writing:
+            lines = [line for log in self._logs for line in log]
+            if len(lines) == self._logged:
+                return
+            try:
+                if self._earlier is None:
+                    known = self._folder.storage.exists(RunFolder.LOG)
+                    self._earlier = self._folder.storage.read_bytes(RunFolder.LOG) if known else b""
+                self._folder.storage.write_bytes(RunFolder.LOG, self._earlier + "".join(line + "\n" for line in lines).encode())
+                self._logged = len(lines)
+            except Exception as error:  # whatever it is, the run goes on
+                self._warn(RunFolder.LOG, error)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts as progress.json has them."""
@@ -94,16 +120,22 @@ class Live:
         ended = False
         while not ended:
             self._write()
+            if sum(map(len, self._logs)) > GROWTH * self._logged:
+                self.write_log()
             ended = self._stop.wait(WRITE_SECONDS)
         self._write()
+        self.write_log()
 
     def _write(self) -> None:
         try:
             self._folder.write_json(PROGRESS, {**self.facts(), "updated": _now()})
         except Exception as error:  # whatever it is, the run goes on
-            if not self._warned:
-                _log.warning("progress.json was not written, the run goes on: %s", error)
-            self._warned = True
+            self._warn(PROGRESS, error)
+
+    def _warn(self, name: str, error: Exception) -> None:
+        if not self._warned:
+            _log.warning("%s was not written, the run goes on: %s", name, error)
+        self._warned = True
 
 
 def _now() -> str:

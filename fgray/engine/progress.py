@@ -36,6 +36,7 @@ class Progress:
         busy: stage -> seconds of its workers.
         by_kind: request kind -> its items ("items") and the seconds that each stage was busy with them.
         nodes: node -> committed units, where receipts name one.
+        log: lines of log.jsonl.
     """
 
     units: int
@@ -59,6 +60,10 @@ class Progress:
     def __enter__(self) -> Self:
         self._start = self._spoke = time.monotonic()
         self._live = live()
+        if self._live is not None:
+            self._live.follow(self.log)
+        if self.units:
+            self.log.append(json.dumps({"event": "start", "units": self.units, "items": self.items, "stored": self.stored, "at": 0.0}))
         self._tell()
         self._bar: RichProgress | None = None
         if sys.stderr.isatty():
@@ -82,6 +87,8 @@ class Progress:
         elif self.units and kind is None:
             self._say(self._line())
         self.running_seconds = time.monotonic() - self._start
+        if self._live is not None:
+            self._live.write_log()
 
     def committed(self, kind: str, items: int, receipt: Receipt) -> None:
         """Count a committed unit of a request kind."""

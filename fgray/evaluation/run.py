@@ -77,8 +77,6 @@ def _evaluate_encoder(plan: Plan, folder: RunFolder, source: Mapping[str, Any] |
     folder.write_slices(RunFolder.ITEMS, ITEM_SCHEMA, plan.work.item_slices())
     start = time.monotonic()
     embedded, progress = embed(plan.work, model, plan.store, plan.compute, job.data.max_pixels)
-    earlier = folder.storage.read_bytes(RunFolder.LOG) if folder.storage.exists(RunFolder.LOG) else b""
-    folder.storage.write_bytes(RunFolder.LOG, earlier + "".join(line + "\n" for line in progress.log).encode())
     quarantine = list_quarantine(plan.benchmarks, model.fingerprint(), job.data.max_pixels, embedded)
     folder.write_table(RunFolder.QUARANTINE, quarantine)
     account(plan.work, embedded, job.data.max_corrupt_fraction, folder.uri)

@@ -145,9 +145,8 @@ def _run(job: DistractorsJob, folder: RunFolder, source: Mapping[str, Any] | Non
     }
     folder.write_json(folder.RUN, run)
     folder.write_table(folder.ITEMS, work.items())
-    embedded, progress = embed(work, model, store, compute, job.data.max_pixels)
+    embedded, _ = embed(work, model, store, compute, job.data.max_pixels)
     run["numerics"] = joint_numerics(run["numerics"], store.numerics(IMAGE))
-    folder.storage.write_bytes(folder.LOG, "".join(line + "\n" for line in progress.log).encode())
 
     rows = np.array([embedded.image_rows[id_] for id_ in images["item_id"].to_pylist()])
     errors = [embedded.images.errors[row] for row in rows]

@@ -42,7 +42,6 @@ class Embeddings(ABC):
         compute: workers and batches of the run.
         card: what run.json says of the model.
         fingerprint: hash of what made the vectors.
-        log: progress lines for log.jsonl.
         items: what the run reads from the result store; known after `prepare`.
         predict: says what the embedding will take, before it begins; None: nobody asks.
         plan: what it said, and `timing` what was measured; known after `prepare`.
@@ -52,7 +51,6 @@ class Embeddings(ABC):
     compute: Compute
     card: Mapping[str, Any]
     fingerprint: str
-    log: list[str]
     items: pa.Table = ITEM_SCHEMA.empty_table()
     predict: Predict | None = None
     plan: Mapping[str, Any] = MappingProxyType({})
@@ -118,7 +116,6 @@ class _FromModel(Embeddings):
         self.source = self._model = open_model(job.model)
         self.compute = resolve_compute(job.compute, self._model, previous)
         self.card, self.fingerprint = self._model.card.to_dict(), self._model.fingerprint()
-        self.log: list[str] = []
         self._job = job
         self._embedded: Embedded | None = None
         self._rows: dict[str, dict[str, int]] = {}
@@ -134,7 +131,6 @@ class _FromModel(Embeddings):
             self.plan = self.predict(work, self._model, self.compute)
         self._embedded, progress = embed(work, self._model, store, self.compute, limit)
         self.timing = progress.measured()
-        self.log += progress.log
         failed: list[dict[str, Any]] = []
         bad: dict[str, list[str]] = {"image": [], "text": []}
         for kind, column, tables, rows, results in (
@@ -187,7 +183,6 @@ class _FromFiles(Embeddings):
         files = [name for uri in self._uris.values() for name in (uri, _keys_of(uri))]
         self.fingerprint = digest_of({"kind": "precomputed", "files": [_sha256(uri) for uri in files]})
         self.card = {"name": model.name, "kind": "precomputed"}
-        self.log: list[str] = []
 
     def prepare(self, sets: Sequence[PairSet]) -> tuple[list[PairSet], pa.Table]:
         """See `Embeddings.prepare`; a missing vector fails when it is read."""

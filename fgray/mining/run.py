@@ -144,7 +144,6 @@ class _Mining:
         self.run["timing"] = {"seconds": round(time.monotonic() - start, 3), **self.embeddings.timing}
         if self.embeddings.plan:
             self.run["plan"] = dict(self.embeddings.plan)
-        self._append_log()
         self.folder.write_json(RunFolder.RUN, self.run)
         mining: dict[str, dict[str, Any]] = {one.direction: one.tally.to_dict() for one in found}
         content = {
@@ -168,7 +167,6 @@ class _Mining:
         positives = None if given is None else write(given.kind, given.keys, job.search.dtype, self.vectors)
         asked = job.search
         neighbours = search(anchors, corpus, asked.k, job.store_uri, compute, asked.memory_gib, index=asked.index, options=asked.options)
-        self.embeddings.log += neighbours.progress.log
         anchor, positive = linked.rows(direction, sides)
         scores = positive_scores(anchors, positives, anchor, positive)
         wanted = next((getattr(built, "value", 0) for name, built in self.chain if name == "num_negatives"), 0)
@@ -190,11 +188,6 @@ class _Mining:
             sample = take_sample(rows, anchor, positive, scores, anchors, neighbours.blocks())
             found.audit = audit_direction(direction, sides, sample, self.chain, self.resources, job.audit, asked.dtype)
         return found
-
-    def _append_log(self) -> None:
-        storage = self.folder.storage
-        earlier = storage.read_bytes(RunFolder.LOG) if storage.exists(RunFolder.LOG) else b""
-        storage.write_bytes(RunFolder.LOG, earlier + "".join(line + "\n" for line in self.embeddings.log).encode())
 
 
 def _risks(direction: Direction, sides: Sides, kept: Candidates | None) -> list[dict[str, Any]]:

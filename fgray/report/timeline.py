@@ -66,14 +66,14 @@ def read_timeline(run: RunFolder) -> Timeline | None:
 
 
 def timeline_of(rows: Iterable[dict[str, Any]]) -> Timeline:
-    """Return what the rows of log.jsonl say; their clock begins anew with every attempt."""
+    """Return what the rows of log.jsonl say; their clock begins anew with every attempt and pass."""
     found, start, last = Timeline(), 0.0, 0.0
     for row in rows:
-        if row.get("event") not in ("unit", "split") or "at" not in row:
-            continue
-        if row["at"] < last:
-            start += last
+        if row.get("event") == "start" and last:
+            start, last = start + last, 0.0
             found.attempts.append(start)
+        if row.get("event") not in ("unit", "split"):
+            continue
         last = float(row["at"])
         when = start + last
         if row["event"] == "split":

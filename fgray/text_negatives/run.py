@@ -242,9 +242,6 @@ class _Run:
         kinds = [kind for kind, ids in self.engine.items for _ in range(len(ids))]
         columns = {"kind": pa.array(kinds, pa.string()), "item_id": pa.concat_arrays([ids for _, ids in self.engine.items])}
         self.folder.write_table(RunFolder.ITEMS, pa.table(columns, ITEM_SCHEMA))
-        storage = self.folder.storage
-        earlier = storage.read_bytes(RunFolder.LOG) if storage.exists(RunFolder.LOG) else b""
-        storage.write_bytes(RunFolder.LOG, earlier + "".join(line + "\n" for line in self.engine.log).encode())
         self.run |= {"numerics": self.engine.numerics(), "quarantined": quarantine.num_rows}
         self.run["timing"] = {"seconds": round(time.monotonic() - start, 3)}
         self.folder.write_json(RunFolder.RUN, self.run)

@@ -112,7 +112,6 @@ class Engine:
         compute: resolved workers and device.
         unit_rows: items of a unit, as configured; None where that is left to fgray.
         items: (kind, item ids) of everything that was asked for.
-        log: lines for log.jsonl.
         classes: numerics classes of the parts, as far as the driver cannot know them.
     """
 
@@ -120,7 +119,6 @@ class Engine:
     compute: Compute
     unit_rows: int | None
     items: list[tuple[str, pa.Array]] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
     classes: list[dict[str, Any]] = field(default_factory=list)
 
     def parse(self, language: Language, texts: Sequence[str]) -> tuple[list[Parsed | None], list[str | None]]:
@@ -171,7 +169,6 @@ class Engine:
         if units:
             with progress:
                 run_units(units, [stage], store, self._told(), self.compute.runner, progress)
-        self.log += progress.log
         if cluster() is not None:
             self.classes += [one for one in store.numerics(kind) if one not in self.classes]
         return store.read(kind, ids)

@@ -102,4 +102,32 @@ def test_what_was_measured_by_kind_and_stage() -> None:
     assert found["by_kind"] == {"a": {"items": 5, "widen": 1.5, "square": 4.0}, "b": {"items": 2, "square": 0.5, "commit": 0.25}}
     assert found["workers"] == {"widen": 1, "square": 2}
     assert (progress.errors, progress.lost, found["nodes"]) == (1, 2, {"one": 2})
-    assert [(row.get("node"), row.get("lost")) for row in map(json.loads, progress.log)] == [(None, None), ("one", None), ("one", 2)]
+    start, *units = map(json.loads, progress.log)
+    assert (start["event"], start["units"], start["items"]) == ("start", 3, 6)
+    assert [(row.get("node"), row.get("lost")) for row in units] == [(None, None), ("one", None), ("one", 2)]
+
+
+def test_the_log_is_there_while_the_body_runs_and_keeps_what_earlier_attempts_wrote(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "WRITE_SECONDS", 0.05)
+    folder = RunFolder(str(tmp_path))
+    folder.storage.write_bytes("log.jsonl", b'{"event": "unit", "at": 1.0}\n')
+
+    def logged() -> list[dict]:
+        return [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+
+    with live_progress(folder, job_of(tmp_path)):
+        with Progress(2, 5, toy_stages()) as progress:
+            progress.committed("a", 4, Receipt(0, 4, 0, {"square": 3.0}))
+            wait_for(lambda: [row["event"] for row in logged()] == ["unit", "start", "unit"])
+            progress.committed("a", 1, Receipt(1, 1, 0, {"square": 3.0}))
+        assert len(logged()) == 4  # a report that is written now has all of it
+        with Progress(1, 7, toy_stages()) as progress:
+            progress.split(7, "the model worker died 2 times")
+    assert [(row["event"], row.get("items")) for row in logged()[3:]] == [("unit", 1), ("start", 7), ("split", 7)]
+
+
+def test_a_training_writes_its_log_itself(tmp_path: Path) -> None:
+    training = job_of(tmp_path).model_copy(update={"job": "train_clip"})
+    with live_progress(RunFolder(str(tmp_path)), training), Progress(1, 4, toy_stages()) as progress:
+        progress.committed("a", 4, Receipt(0, 4, 0, {"square": 3.0}))
+    assert not (tmp_path / "log.jsonl").exists()

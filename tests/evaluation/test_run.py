@@ -213,7 +213,7 @@ def test_the_log_of_an_earlier_attempt_stays(tmp_path: Path) -> None:
     job = job_of(data, tmp_path / "run", benchmarks=[{"name": "spec", "subsets": ["existence"]}])
     evaluate(job)
     log = (tmp_path / "run" / "log.jsonl").read_text()
-    assert [json.loads(line)["items"] for line in log.splitlines()] == [6, 6]
+    assert [(row["event"], row["items"]) for row in map(json.loads, log.splitlines())] == [("start", 12), ("unit", 6), ("unit", 6)]
     evaluate(job)
     assert (tmp_path / "run" / "log.jsonl").read_text() == log
 

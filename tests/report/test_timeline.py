@@ -18,24 +18,26 @@ def unit(at: float, items: int = 10, **more) -> dict:
 
 
 ROWS = [
+    {"event": "start", "units": 5, "items": 70, "stored": 0, "at": 0.0},
     unit(1.0, node="a"),
     unit(3.0, node="b"),
     {"event": "split", "items": 8, "reason": "the model worker died 2 times", "at": 3.5},
     unit(4.0, node="a", lost=1),
-    unit(0.5, node="b", items=30),  # a second attempt
-    unit(2.0, node="b"),
+    {"event": "start", "units": 2, "items": 40, "stored": 30, "at": 0.0},  # a second attempt, which is slow to begin
+    unit(4.5, node="b", items=30),
+    unit(6.0, node="b"),
 ]
 
 
 def test_attempts_follow_each_other() -> None:
     found = timeline_of(ROWS)
-    assert found.seconds == 6.0
+    assert found.seconds == 10.0
     assert found.attempts == [4.0]
-    assert found.units == [("a", 1.0, 10), ("b", 3.0, 10), ("a", 4.0, 10), ("b", 4.5, 30), ("b", 6.0, 10)]
+    assert found.units == [("a", 1.0, 10), ("b", 3.0, 10), ("a", 4.0, 10), ("b", 8.5, 30), ("b", 10.0, 10)]
     assert found.lost == [("a", 4.0, 1)]
     assert found.splits == [(3.5, "the model worker died 2 times")]
     assert found.sentence() == (
-        "5 units with 70 items on 2 nodes in 6 s; 1 attempt died with a worker or node and was done again; 1 unit given up and split."
+        "5 units with 70 items on 2 nodes in 10 s; 1 attempt died with a worker or node and was done again; 1 unit given up and split."
     )
 
 
