@@ -126,6 +126,36 @@ def locate(asked: IdTable, stored: IdTable) -> Numbers:
     return places
 
 
+class Places:
+    """Where ids stand among distinct ones that were asked for: sorted once, searched for every part that is read."""
+
+    def __init__(self, asked: pa.Array) -> None:
+        words = _words(asked)
+        key = _key(words)
+        self._order = np.argsort(key)
+        self._keys, self._words = key[self._order], words[self._order]
+        starts = np.flatnonzero(np.concatenate([[True], self._keys[1:] != self._keys[:-1], [True]]))
+        self._longest = int(np.diff(starts).max()) if len(key) else 0  # run of equal keys: 1, but for chance
+
+    def of(self, ids: pa.Array) -> tuple[Numbers, Numbers]:
+        """Return the rows of `ids` that were asked for, each id once, and their places among the asked ones."""
+        words = _words(ids)
+        key = _key(words)
+        first = np.searchsorted(self._keys, key)
+        place = np.full(len(words), -1, np.int64)
+        for step in range(self._longest):
+            here = np.minimum(first + step, len(self._keys) - 1)
+            equal = (self._words[here] == words).all(axis=1)
+            place[equal] = self._order[here[equal]]
+        rows = np.flatnonzero(place >= 0)
+        distinct, at = np.unique(place[rows], return_index=True)
+        return rows[at], distinct
+
+
+def _key(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    return words[:, 0] * np.uint64(0x9E3779B97F4A7C15) + words[:, 1]
+
+
 def _words(ids: pa.Array) -> npt.NDArray[np.uint64]:
     """Return a view [n, 2] of ids as two words each."""
     values = np.frombuffer(ids.buffers()[1], np.uint8) if len(ids) else np.empty(0, np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fgray.engine.idsets import IdTable, locate
+from fgray.engine.idsets import IdTable, Places, locate
 from fgray.engine.part_index import FOLDER, PARTS, Listed, read_indexes, write_index
 from fgray.engine.units import ID_TYPE, unit_id_of
 from fgray.errors import RunError
@@ -24,6 +24,7 @@ from fgray.storage import FileInfo, RangedFile, Storage, open_storage
 S = TypeVar("S")
 T = TypeVar("T")
 READ_THREADS = 16  # parts are small and latency dominates on S3
+READ_AHEAD = 4 * READ_THREADS  # parts in memory at a time
 WHOLE_BYTES = 1 << 20  # smaller parts are read in one request
 READ_BYTES = 256 << 10  # of a larger part's footer and ids at a time
 NUMERICS_KEY = b"fgray.numerics"
@@ -142,12 +143,9 @@ class ResultStore:
         Raises:
             RunError: an item is not in the store.
         """
-
-        def wanted(path: str) -> pa.Table:
-            part = self._read(path)
-            return part.filter(pc.is_in(part["item_id"], value_set=ids))  # here, so that the rest of the part is let go at once
-
-        return Results.gather(kind, ids, [table for table in self._read_all(kind, wanted) if table.num_rows])
+        paths = self.parts(kind)
+        some = (paths[first : first + READ_AHEAD] for first in range(0, len(paths), READ_AHEAD))
+        return Results.gather(kind, ids, (part for few in some for part in _in_parallel(self._read, few)))
 
     def stream(self, kind: str, ids: pa.Array, rows: int) -> Iterator[Results]:
         """Read the results of `ids` in slices of `rows`; only the parts that a slice needs are in memory.
@@ -163,14 +161,11 @@ class ResultStore:
             raise RunError(f"{missing} of {len(ids)} {kind} results are missing from the store", fix="run the same command again")
         for first in range(0, len(ids), rows):
             needed = np.unique(part_of[first : first + rows])
-            yield Results.gather(kind, ids.slice(first, rows), [self._read(paths[part]) for part in needed])
+            yield Results.gather(kind, ids.slice(first, rows), (self._read(paths[part]) for part in needed))
 
     def numerics(self, kind: str) -> list[dict[str, Any]]:
         """Return the distinct numerics classes of a kind's parts."""
         return [json.loads(text) for text in sorted({text for listed in self.listed(kind) for text in listed.numerics})]
-
-    def _read_all(self, kind: str, read: Callable[[str], T]) -> list[T]:
-        return _in_parallel(read, self.parts(kind))
 
     def _read(self, path: str, columns: list[str] | None = None) -> pa.Table:
         with self._damage(path):
@@ -221,22 +216,35 @@ class Results:
         return self.columns["value"]
 
     @classmethod
-    def gather(cls, kind: str, ids: pa.Array, tables: list[pa.Table]) -> Results:
-        """Align stored rows with `ids`; of several rows for one item the first table's wins.
+    def gather(cls, kind: str, ids: pa.Array, tables: Iterable[pa.Table]) -> Results:
+        """Align stored rows with `ids`, a table at a time; of several rows for one item the first table's wins.
 
         Raises:
             RunError: an item has no row.
         """
         if len(ids) == 0:
             return cls({}, [])
-        stored = pa.concat_tables(tables, promote_options="default") if tables else pa.table({"item_id": pa.array([], ID_TYPE)})
-        # index_in returns the first match, and tables come in the order of their unit ids.
-        rows = pc.index_in(ids, value_set=stored["item_id"].combine_chunks())
-        if rows.null_count:
-            raise RunError(f"{rows.null_count} of {len(ids)} {kind} results are missing from the store", fix="run the same command again")
-        found = stored.take(rows)
-        columns = {name: _to_numpy(found[name]) for name in found.column_names if name not in ("item_id", "error")}
-        return cls(columns, found["error"].to_pylist())
+        distinct = pc.unique(ids)
+        if len(distinct) < len(ids):
+            once, rows = cls.gather(kind, distinct, tables), pc.index_in(ids, value_set=distinct).to_numpy()
+            return cls({name: column[rows] for name, column in once.columns.items()}, [once.errors[row] for row in rows])
+        places, filled = Places(ids), np.zeros(len(ids), bool)
+        columns: dict[str, npt.NDArray[Any]] = {}
+        errors = np.full(len(ids), None, object)
+        for table in tables:
+            rows, where = places.of(table["item_id"].combine_chunks().cast(ID_TYPE))
+            rows, where = rows[~filled[where]], where[~filled[where]]
+            if not len(rows):
+                continue
+            found = table.take(pa.array(rows))
+            for name in found.column_names:
+                if name not in ("item_id", "error"):
+                    _fill(columns, name, where, _to_numpy(found[name]), len(ids))
+            errors[where] = found["error"].to_numpy()
+            filled[where] = True
+        if missing := int(np.count_nonzero(~filled)):
+            raise RunError(f"{missing} of {len(ids)} {kind} results are missing from the store", fix="run the same command again")
+        return cls(columns, errors.tolist())
 
 
 def build_part(items: pa.Table, arrays: Mapping[str, npt.NDArray[Any]], errors: Mapping[int, str]) -> pa.Table:
@@ -259,6 +267,13 @@ def build_part(items: pa.Table, arrays: Mapping[str, npt.NDArray[Any]], errors: 
             columns[name] = pa.array(array, mask=failed)
     columns["error"] = pa.array([errors.get(row) for row in range(items.num_rows)], pa.string())
     return pa.table(columns)
+
+
+def _fill(columns: dict[str, npt.NDArray[Any]], name: str, where: npt.NDArray[np.int64], values: npt.NDArray[Any], rows: int) -> None:
+    """Put values into a column, which is made when the first of them come; rows without one are 0, False or empty."""
+    if name not in columns:
+        columns[name] = np.full(rows, "", object) if values.dtype == object else np.zeros((rows, *values.shape[1:]), values.dtype)
+    columns[name][where] = values
 
 
 def _to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fgray.engine import idsets, planning, rows
-from fgray.engine.idsets import IdTable, locate, mark
+from fgray.engine.idsets import IdTable, Places, locate, mark
 from fgray.engine.part_index import Listed
 from fgray.engine.planning import sort_slices, subtract
 from fgray.engine.rows import Rows
@@ -154,3 +154,19 @@ def test_units_answer_like_a_list(tmp_path: Path) -> None:
     assert units[-1].kind == "b" and units == list(units) and units != list(units)[1:]
     with pytest.raises(IndexError):
         units[5]
+
+
+@given(st.lists(st.integers(0, 20), max_size=30, unique=True), st.lists(st.integers(0, 20), max_size=30), st.integers(0, 3))
+def test_places_are_those_of_a_dictionary(asked: list[int], given_ids: list[int], skipped: int) -> None:
+    """Ids that differ in one half, in the other, and in such a way that what they are sorted by is the same."""
+
+    def id_of(number: int) -> bytes:
+        step = number % 7
+        high, low = (number // 7 + step, -step * 0x9E3779B97F4A7C15 % 2**64)
+        return high.to_bytes(8, "little") + low.to_bytes(8, "little")
+
+    where = {id_of(number): at for at, number in enumerate(asked)}
+    rows, places = Places(pa.array(list(where), ID_TYPE)).of(pa.array([id_of(n) for n in given_ids], ID_TYPE).slice(skipped))
+    offered = [id_of(number) for number in given_ids[skipped:]]
+    assert sorted(places) == sorted({where[one] for one in offered if one in where})
+    assert all(where[offered[row]] == place for row, place in zip(rows, places, strict=True))

@@ -31,6 +31,19 @@ def test_what_is_committed_is_read_back_in_the_order_asked(tmp_path: Path) -> No
     assert store.numerics("square") == [{"device": "cpu"}]
 
 
+def test_ids_that_are_asked_twice_and_columns_that_not_every_part_has(tmp_path: Path) -> None:
+    store = ResultStore(str(tmp_path), "model")
+    store.commit("square", part([1, 2]), {})
+    text = build_part(number_items([3]), {"value": np.array([[9, 9]], np.float32), "note": np.array(["long"], object)}, {})
+    store.commit("square", text, {})
+    results = store.read("square", ids_of([3, 1, 3]))
+    assert results.values.tolist() == [[9, 9], [1, -1], [9, 9]]
+    assert results.columns["note"].tolist() == ["long", "", "long"]
+    assert results.columns["truncated"].tolist() == [False, False, False]
+    with pytest.raises(RunError, match="1 of 2 square results are missing"):
+        store.read("square", ids_of([7, 7, 1]))
+
+
 def test_whole_numbers_beside_an_error_keep_all_their_bits(tmp_path: Path) -> None:
     store = ResultStore(str(tmp_path), "model")
     values = np.array([[2**63 + 1, 3], [5, 2**64 - 1]], np.uint64)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +39,21 @@ def total_units() -> int:
 
 
 @dataclass
-class Outcome:
+class Kill:
     kind: str
-    killed_after: float  # seconds since the start of the command
-    committed: int  # parts in the store at the kill
+    after: float  # seconds since the start of the first command
+    committed: int  # parts in the store
     in_commit: bool  # a part was being written
+
+
+@dataclass
+class Outcome:
+    kills: list[Kill]
     runs: int  # commands until one succeeded
     calls: int  # model calls over all runs; one per unit
     metrics: bytes
     samples: bytes
-    touched: list[str]  # parts that were there at the kill and are not the same file afterwards
+    touched: list[str]  # parts that were there at a kill and are not the same file at the end
 
 
 class Evaluation:
@@ -78,33 +84,37 @@ class Evaluation:
         return sum(len(path.read_text().splitlines()) for path in self.calls.iterdir())
 
 
-def run_and_kill(folder: Path, data: Path, kind: str, after_units: int) -> Outcome:
-    """Start the evaluation, kill `kind` once `after_units` are committed, and repeat the command until it succeeds."""
-    evaluation = Evaluation(folder, data)
-    start = time.monotonic()
-    process = evaluation.start()
+def run_and_kill(folder: Path, data: Path, kills: Sequence[tuple[str, int]]) -> Outcome:
+    """Start the evaluation, kill each kind once that many units are committed, and repeat the command until it succeeds."""
+    evaluation, start = Evaluation(folder, data), time.monotonic()
+    done: list[Kill] = []
+    before: dict[Path, tuple[int, int, str]] = {}
+    family: list[int] = []
+    process, runs = evaluation.start(), 1
     try:
-        while len(evaluation.parts()) < after_units or not evaluation.model_pids():
-            assert process.poll() is None, evaluation.log.read_text()
-            time.sleep(0.002)
-        in_commit = _wait_for_commit(evaluation, process) if kind == "commit" else False
-        before = {path: _state(path) for path in evaluation.parts()}
-        killed_after = time.monotonic() - start
-        family = _descendants(process.pid)
-        _kill(kind, process, evaluation, family)
-        status = process.wait(timeout=180)
-        runs = 1
-        while status != 0:
+        for kind, after_units in kills:
+            while len(evaluation.parts()) < after_units or not evaluation.model_pids():
+                if (status := process.poll()) is not None:
+                    assert status != 0 and done and runs < 4, evaluation.log.read_text()[-3000:]
+                    _reap(family)
+                    process, runs = evaluation.start(), runs + 1
+                time.sleep(0.002)
+            in_commit = _wait_for_commit(evaluation, process) if kind == "commit" else False
+            before |= {path: _state(path) for path in evaluation.parts() if path not in before}
+            done.append(Kill(kind, time.monotonic() - start, len(evaluation.parts()), in_commit))
+            family = _descendants(process.pid)
+            _kill(kind, process, evaluation, family)
+            if kind in ("raylet", "driver"):
+                process.wait(timeout=180)
+        while process.wait(timeout=180) != 0:
             _reap(family)
-            process = evaluation.start()
-            status = process.wait(timeout=180)
-            runs += 1
-            assert runs < 4, evaluation.log.read_text()[-3000:]
+            process, runs = evaluation.start(), runs + 1
+            assert runs <= 1 + len(kills), evaluation.log.read_text()[-3000:]
     finally:
         _reap([process.pid, *_descendants(process.pid)])
     touched = [path.name for path, state in before.items() if not path.exists() or _state(path) != state]
     results = [(evaluation.output / name).read_bytes() for name in ("metrics.json", "samples.parquet")]
-    return Outcome(kind, killed_after, len(before), in_commit, runs, evaluation.count_calls(), *results, touched)
+    return Outcome(done, runs, evaluation.count_calls(), *results, touched)
 
 
 def run_undisturbed(folder: Path, data: Path) -> Evaluation:

@@ -24,29 +24,38 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Evaluat
 
 
 def check(outcome: Outcome, undisturbed: Evaluation) -> None:
-    during = " while one was being written" if outcome.in_commit else ""
-    when = f"{time.strftime('%H:%M:%S')} killed {outcome.kind} after {outcome.killed_after:.2f} s"
-    print(
-        f"{when} with {outcome.committed} of {total_units()} units committed{during}; {outcome.runs} run(s), {outcome.calls} units computed"
-    )
+    for kill in outcome.kills:
+        during = " while one was being written" if kill.in_commit else ""
+        when = f"{time.strftime('%H:%M:%S')} killed {kill.kind} after {kill.after:.2f} s"
+        print(f"{when} with {kill.committed} of {total_units()} units committed{during}")
+    print(f"{outcome.runs} run(s), {outcome.calls} units computed")
     assert outcome.metrics == (undisturbed.output / "metrics.json").read_bytes()
     assert outcome.samples == (undisturbed.output / "samples.parquet").read_bytes()
     assert outcome.touched == []
-    assert total_units() <= outcome.calls <= total_units() + WORKERS  # at most the units in flight are computed again
+    # At most the units in flight are computed again.
+    assert total_units() <= outcome.calls <= total_units() + WORKERS * len(outcome.kills)
 
 
+def test_a_worker_in_a_commit_then_a_node_then_the_driver(tmp_path: Path, data: Path, undisturbed: Evaluation) -> None:
+    outcome = run_and_kill(tmp_path, data, [("commit", 5), ("raylet", 11), ("driver", 17)])
+    check(outcome, undisturbed)
+    assert outcome.kills[0].in_commit and outcome.runs == 3
+    assert [kill.committed < total_units() for kill in outcome.kills] == [True, True, True], "the run was over before the kill"
+
+
+@pytest.mark.chaos
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_kill_of_each_kind(kind: str, tmp_path: Path, data: Path, undisturbed: Evaluation) -> None:
-    outcome = run_and_kill(tmp_path, data, kind, after_units=5)
+    outcome = run_and_kill(tmp_path, data, [(kind, 5)])
     check(outcome, undisturbed)
-    assert outcome.committed < total_units(), "the run was over before the kill"
-    if kind in ("raylet", "driver"):
-        assert outcome.runs == 2
-    if kind == "commit":
-        assert outcome.in_commit
+    (kill,) = outcome.kills
+    assert kill.committed < total_units(), "the run was over before the kill"
+    assert outcome.runs == (2 if kind in ("raylet", "driver") else 1)
+    assert kill.in_commit or kind != "commit"
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(24))
 def test_kills_at_random_moments(seed: int, tmp_path: Path, data: Path, undisturbed: Evaluation) -> None:
-    check(run_and_kill(tmp_path, data, KINDS[seed % len(KINDS)], random.Random(seed).randrange(1, total_units() - 4)), undisturbed)
+    kills = [(KINDS[seed % len(KINDS)], random.Random(seed).randrange(1, total_units() - 4))]
+    check(run_and_kill(tmp_path, data, kills), undisturbed)

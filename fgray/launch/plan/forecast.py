@@ -14,11 +14,11 @@ from fgray.launch.plan import devices
 from fgray.launch.plan.architecture import Architecture, architecture_of
 from fgray.launch.plan.calibration import Calibration
 from fgray.launch.plan.cost import Cost, cost_of
-from fgray.launch.plan.memory import Memory, check_memory, decode_memory, embedding_memory, host_memory
+from fgray.launch.plan.memory import Memory, check_memory, decode_memory, driver_memory, embedding_memory, host_memory
 from fgray.launch.plan.pipeline import Flow, flow
-from fgray.launch.plan.place import Place, Pool, pack, place_of
+from fgray.launch.plan.place import LOCAL_PROVIDERS, Place, Pool, pack, place_of
 from fgray.launch.plan.rates import Asked, Model, Rate, assumptions, rates_of
-from fgray.launch.plan.shape import Refusal, check_nodes, check_object_store, check_pools, check_units
+from fgray.launch.plan.shape import Refusal, check_nodes, check_object_store, check_pools, check_units, memory_gib
 from fgray.launch.status import duration
 from fgray.models.base import ModelCard
 
@@ -157,12 +157,16 @@ def forecast_embedding(
     cores = None if on_gpu else place.cores
     found = flow(asked, rates, workers, compute.unit_rows, _reading(place, pools, on_s3), cores, together=bool(pools))
     memory = _memory(known, card, compute, asked, on_gpu)
+    driver = None if known is None else driver_memory(work.requested, known.dimension, compute.unit_rows)
     startup = _startup(place, compute.runner, known, calibration)
     needs = {"decode": memory["a decode worker"].total}
     if known is not None:
         host = host_memory(known, compute.unit_rows, card.image_size) if on_gpu else memory["a model worker"]
         needs["model"] = host.total
     refusals = _refusals(pools, place, work, card, compute, given, memory, needs, on_gpu) if asked else []
+    if driver is not None and work.requested:
+        memory["the driver"] = driver
+        refusals += _driver_refusals(driver, place)
     total = None if found.seconds is None else found.seconds + (startup.seconds or 0) + after
     cost = cost_of(pools, file, total) if file is not None and (asked or after) else None
     return Forecast(place, pools, asked, rates, found, startup, memory, cost, tuple(refusals), tuple(assumptions(place, on_s3)), after)
@@ -262,6 +266,14 @@ def _refusals(
             Memory(parts), own, "this machine", "lower compute.workers or compute.unit_rows", "compute.workers", "the workers need"
         )
     return found
+
+
+def _driver_refusals(driver: Memory, place: Place) -> list[Refusal]:
+    file = place.file
+    local = file is None or file.provider in LOCAL_PROVIDERS
+    room = devices.own_memory_gib() if file is None or local else memory_gib(file.head, file)
+    where, fix = ("this machine", "a machine with more memory") if local else (f"the head of {place.name}", "a larger head node")
+    return check_memory(driver, room, where, f"ask for less in one run, or take {fix}", "data", "the driver needs")
 
 
 def _rounded(value: float | None, digits: int = 3) -> float | None:

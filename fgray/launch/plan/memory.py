@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from fgray.config.train import TrainClipJob
+from fgray.engine.store import READ_AHEAD
 from fgray.launch.plan.architecture import Architecture, Tower
 from fgray.launch.plan.shape import IN_FLIGHT, ROOM, Refusal
 
 GIB = 2**30
 PROCESS_GIB = 0.7  # of host memory: Python with torch and open_clip
 CONTEXT_GIB = 0.6  # of a GPU: CUDA's own, with its libraries
+ITEM_BYTES = 250  # of an item in the driver: its address, its place and its error as Python objects
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _BUCKET_GIB = 2 * 50_000_000 * 4 / GIB  # DeepSpeed's communication buffers at stages 1 to 3, see fgray.training.engine
 _LAYER_INPUTS = 1 / 14  # of what a transformer layer saves, when its insides are computed again
@@ -63,6 +65,13 @@ def decode_memory(unit_rows: int, image_size: tuple[int, int], encoded: float) -
     """Return the memory of a decode worker's process."""
     height, width = image_size
     return Memory({"units": IN_FLIGHT * unit_rows * (height * width * 3 + encoded) / GIB, "process": PROCESS_GIB})
+
+
+def driver_memory(items: int, dimension: int, unit_rows: int) -> Memory:
+    """Return the memory of the process that scores, which holds every embedding; cases and the scores of a pool come on top."""
+    row = 4 * dimension
+    parts = {"embeddings": row * items, "items": ITEM_BYTES * items, "parts being read": 3 * READ_AHEAD * min(unit_rows, items) * row}
+    return Memory({**{name: size / GIB for name, size in parts.items()}, "process": PROCESS_GIB})
 
 
 def trained_parameters(architecture: Architecture, freeze: Sequence[str]) -> tuple[int, int, int]:

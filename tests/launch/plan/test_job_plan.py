@@ -126,6 +126,13 @@ def test_a_batch_beyond_the_gpus_memory_is_refused(tmp_path: Path) -> None:
         )
 
 
+def test_a_driver_without_room_for_the_embeddings_is_refused(tmp_path: Path) -> None:
+    small = AWS.replace("resources: {CPU: 0}", "resources: {CPU: 0, memory: 400000000}")
+    (tmp_path / "cluster.yaml").write_text(small)
+    with pytest.raises(ConfigError, match="the driver needs about 0.7 GiB.*the head of the cluster 'small' has 0.*a larger head node"):
+        fgray.plan(evaluation(tmp_path, "run", cluster=str(tmp_path / "cluster.yaml"), compute={}))
+
+
 def test_a_loop_has_no_plan_of_its_own(tmp_path: Path) -> None:
     content = yaml.safe_load(Path("configs/loop/flickr8k.yaml").read_text())
     with pytest.raises(ConfigError, match="a loop job has no plan"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from fgray.config.train import TrainClipJob
 from fgray.launch.plan.architecture import Architecture, Tower
-from fgray.launch.plan.memory import Memory, check_memory, embedding_memory, state_bytes, trained_parameters, training_memory
+from fgray.launch.plan.memory import Memory, check_memory, driver_memory, embedding_memory, state_bytes, trained_parameters, training_memory
 
 GB = 1e9
 NAMES = (("visual.a", 60), ("visual.b", 20), ("text.a", 30), ("logit_scale", 1))
@@ -109,3 +113,42 @@ def test_what_does_not_fit_is_refused_with_its_parts() -> None:
     together = check_memory(Memory({"weights": 20.0}), 16, "this machine", "", "", "the workers need")[0].what
     assert together.startswith("the workers need about 20.0 GiB")
     assert check_memory(Memory({"weights": 20.0}), None, "a GPU that nobody knows", "", "") == []
+
+
+HOLDING = """
+import resource, sys
+import numpy as np, pyarrow as pa
+from fgray.embedding import IMAGE, Work, embed, resolve_compute
+from fgray.embedding.requests import IMAGE_SCHEMA, TEXT_SCHEMA
+from fgray.embedding.work import plan_work
+from fgray.config.schema import ComputeConfig, TinyModel
+from fgray.engine.store import ResultStore, build_part
+from fgray.models import open_model
+
+folder, count, width = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+source = open_model(TinyModel(kind="tiny"))
+store, random = ResultStore(folder, source.fingerprint()), np.random.default_rng(0)
+ids = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), count, [None, pa.py_buffer(random.bytes(16 * count))])
+for start in range(0, count, 1_000):
+    rows = pa.table({"item_id": ids.slice(start, 1_000)})
+    values = random.standard_normal((rows.num_rows, width), dtype=np.float32)
+    store.commit(IMAGE, build_part(rows, {"value": values}, {}), {})
+nulls = {field.name: pa.nulls(count, field.type) for field in IMAGE_SCHEMA if field.name != "item_id"}
+images = pa.table([nulls.get(name, ids) for name in IMAGE_SCHEMA.names], schema=IMAGE_SCHEMA)
+work = plan_work(images, TEXT_SCHEMA.empty_table(), store, 1000)
+assert work.missing == 0
+compute = resolve_compute(ComputeConfig(runner="serial"), source)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+embedded, _ = embed(work, source, store, compute, 10**8)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize(("count", "width"), [(200_000, 512), pytest.param(500_000, 256, marks=pytest.mark.chaos)])
+def test_a_driver_holds_every_embedding(tmp_path: Path, count: int, width: int) -> None:
+    """Peak memory of reading a real store, in a process of its own."""
+    command = [sys.executable, "-c", HOLDING, str(tmp_path), str(count), str(width)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[3])
+    assert done.returncode == 0, done.stderr
+    expected = driver_memory(count, width, 1_000)
+    assert int(done.stdout) == pytest.approx((expected.total - expected.parts["process"]) * 2**30, rel=0.3)
