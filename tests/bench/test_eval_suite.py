@@ -16,7 +16,6 @@ from fgray.benchmarks.spec_style import NAMING, SpecStyle
 from fgray.config.schema import BenchJob
 
 PROJECT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 @pytest.mark.parametrize(

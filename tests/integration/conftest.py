@@ -33,7 +33,7 @@ def ceph_server() -> Iterator[S3Server]:
 
 
 # The groups keep the tests of one server in one pytest-xdist worker, so that it starts once.
-SERVERS = [pytest.param(name, marks=[pytest.mark.s3, pytest.mark.xdist_group(name)]) for name in ("juicefs", "ceph")]
+SERVERS = [pytest.param(name, marks=pytest.mark.s3) for name in ("juicefs", "ceph")]
 
 
 @pytest.fixture(params=SERVERS)

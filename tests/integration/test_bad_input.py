@@ -137,7 +137,7 @@ def checkpoint(fgray: CommandLine, name: str) -> str:
     return f"model={{kind: open_clip, arch: '{fgray.folder / 'arch.json'}', weights: '{fgray.folder / name}', activation: gelu}}"
 
 
-@pytest.mark.parametrize("runner", ["serial", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
+@pytest.mark.parametrize("runner", ["serial", pytest.param("ray", marks=pytest.mark.chaos)])
 def test_checkpoint_that_does_not_fit(fgray: CommandLine, runner: str) -> None:
     import torch
 
@@ -245,7 +245,6 @@ def test_a_folder_that_is_no_run(fgray: CommandLine) -> None:
 
 
 @pytest.mark.s3
-@pytest.mark.xdist_group("juicefs")
 def test_wrong_credentials(fgray: CommandLine, juicefs_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = juicefs_server.new_bucket()
     for name, value in {**juicefs_server.environment, "AWS_SECRET_ACCESS_KEY": "not-the-secret"}.items():
@@ -256,7 +255,6 @@ def test_wrong_credentials(fgray: CommandLine, juicefs_server: S3Server, monkeyp
 
 
 @pytest.mark.s3
-@pytest.mark.xdist_group("juicefs")
 def test_missing_bucket(fgray: CommandLine, juicefs_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in juicefs_server.environment.items():
         monkeypatch.setenv(name, value)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.chaos import KINDS, WORKERS, Evaluation, Outcome, make_data, run_and_kill, run_undisturbed, total_units
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

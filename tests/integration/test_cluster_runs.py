@@ -23,7 +23,7 @@ from tests.integration.clusters import PROJECT, LocalCluster, local_cluster, wai
 from tests.small_data import write_spec
 from tests.training.jobs import Command, config, write_pairs
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 ENCODER = {"kind": "python", "path": "tests.integration.slow_encoder:SlowEncoder"}
 COMPUTE = {"workers": 3, "decode_workers": 1, "batch_size": 4, "unit_rows": 4}
 

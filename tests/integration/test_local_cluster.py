@@ -21,7 +21,7 @@ from tests.integration.processes import LISTEN
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, and the same through a socket for both versions of IP
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 def mode(path: Path) -> int:

@@ -41,7 +41,7 @@ compute: {{workers: 2}}
 output: {output}
 """
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(5400)]
+pytestmark = pytest.mark.timeout(5400)
 
 
 class Job:

@@ -18,7 +18,6 @@ from fgray.errors import RunError
 from tests.engine.toy import KillingStore, number_items, toy_stages
 
 PROJECT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 def run(folder: Path, numbers, rows: int, store_class: type[ResultStore] = ResultStore, **stage_options) -> tuple[ResultStore, Progress]:

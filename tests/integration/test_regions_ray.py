@@ -10,7 +10,7 @@ from fgray.evaluation import evaluate
 from tests.evaluation.test_region_run import job_of
 from tests.small_data import write_picture
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def test_samples_are_those_of_a_serial_run(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fgray.storage import open_storage, s3
 from tests.integration.conftest import use_server
 from tests.integration.s3_servers import S3Server
 
-pytestmark = [pytest.mark.s3, pytest.mark.xdist_group("juicefs")]
+pytestmark = pytest.mark.s3
 BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 

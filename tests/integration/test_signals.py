@@ -12,8 +12,6 @@ import pytest
 from tests.integration.processes import family
 
 PROJECT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.xdist_group("ray")
-
 ENCODER = """
 import time
 import numpy as np

@@ -17,8 +17,6 @@ from tests.text_negatives.conftest import needs
 from tests.text_negatives.tiny_models import CAPTIONS, write_causal
 
 PROJECT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.xdist_group("ray")
-
 CONFIG = """
 job: text_negatives
 name: killed

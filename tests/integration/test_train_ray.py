@@ -147,6 +147,7 @@ def test_a_killed_worker_and_a_killed_driver_cost_steps_not_results(whole: Comma
     assert [one["step"] for one in whole.starts()] == [0]
 
 
+@pytest.mark.chaos
 def test_with_a_node_lost_fewer_workers_go_on(alone: Command, tmp_path: Path) -> None:
     command = Command(tmp_path, job(tmp_path, "run", optimizer=SGD, compute={**COMPUTE, "min_workers": 1}))
     assert "lost a node" in lose_a_node(command, 12)

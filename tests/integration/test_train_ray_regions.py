@@ -25,7 +25,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [name if name == "fineclip" else pytest.param(name, marks=pytest.mark.chaos) for name in CASES])
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", CASES)
 def test_two_workers_are_one(tmp_path: Path, name: str) -> None:
     changes = dict(CASES[name])
     zero = changes.pop("zero")

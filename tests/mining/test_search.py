@@ -156,7 +156,7 @@ class TestStored:
         check(found, kept()[0], as_kept(other, "fp16"), K)
         check(answer(search(*sets, 5, str(tmp_path / "store"), compute())), *kept(), 5)
 
-    @pytest.mark.parametrize("runner", ["serial", pytest.param("ray", marks=[pytest.mark.chaos, pytest.mark.xdist_group("ray")])])
+    @pytest.mark.parametrize("runner", ["serial", pytest.param("ray", marks=pytest.mark.chaos)])
     def test_block_damaged_meanwhile(self, tmp_path: Path, runner: str) -> None:
         vectors = write(tmp_path / "v", unit_rows(CORPUS, DIM, 2))
         (tmp_path / "v" / "block-00005.npy").write_bytes(b"nothing")
@@ -179,7 +179,6 @@ def ray_for_four() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("workers", [4, *(pytest.param(workers, marks=pytest.mark.chaos) for workers in (1, 2, 3))])
 def test_ray_gives_the_same_bytes(tmp_path: Path, sets, expected, small_units, ray_for_four, workers: int) -> None:
     found = search(*sets, K, str(tmp_path), compute("ray", workers), memory_for(sets, 3))
@@ -248,7 +247,6 @@ found = module.search(open_vectors(folder + "/q"), open_vectors(folder + "/c"), 
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("runner", ["serial", pytest.param("ray", marks=pytest.mark.chaos)])
 def test_killed_and_resumed(tmp_path: Path, small_units, runner: str) -> None:
     """kill -9 once some units are committed; the same command again keeps them and finishes with the right answer."""

@@ -78,6 +78,7 @@ def test_a_missing_model_names_its_section(name: str, monkeypatch) -> None:
         LanguageModelSource(LanguageModelConfig(kind="causal", path=name), "plausibility")
 
 
+@pytest.mark.long
 def test_smollm2_is_read_without_a_progress_bar(smollm2, capsys) -> None:
     LanguageModelSource(LanguageModelConfig(kind="causal")).load("cpu")
     assert capsys.readouterr() == ("", "")

@@ -239,6 +239,7 @@ def clipself(model: OpenClipModel, zero: int, micro: int | None) -> tuple[list[f
     return values, {name: value for name, value in state.items() if name.startswith(WEIGHT)}
 
 
+@pytest.mark.chaos
 def test_self_distillation_alone_over_workers_and_stages(model: OpenClipModel, tmp_path: Path) -> None:
     """A loss that reads neither pairs nor scale, and in one step nothing at all."""
     ((losses, weights),) = run_group(clipself, 1, tmp_path / "one", model, 0, None)

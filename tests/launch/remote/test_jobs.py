@@ -27,7 +27,7 @@ from fgray.launch.remote.server import JobServer, job_server
 from fgray.launch.remote.stream import follow
 from tests.launch.remote.conftest import PLANTED, Cli
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 ENCODER = """
 import time
