@@ -31,7 +31,7 @@ from ray.cluster_utils import Cluster
 import fgray
 
 config, output, kill_after = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "object_store_memory": 150 << 20})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 150 << 20})
 node = cluster.add_node(num_cpus=1, object_store_memory=150 << 20)
 ray.init(address=cluster.address, log_to_driver=False)
 
