@@ -70,10 +70,10 @@ class Live:
         self._keeps_log = facts["job"] != "train_clip"
         self._logs: list[list[str]] = []
         self._earlier: bytes | None = None  # rows of attempts before this one
-        self._logged = 0
+        self._logged = 0  # lines of this attempt in the file
+        self._warned: set[str] = set()
         self._stop = threading.Event()
         self._lock, self._writing = threading.Lock(), threading.Lock()
-        self._warned = False
         self._thread = threading.Thread(target=self._write_on, daemon=True)
         self._thread.start()
 
@@ -120,7 +120,7 @@ class Live:
         ended = False
         while not ended:
             self._write()
-            if sum(map(len, self._logs)) > GROWTH * self._logged:
+            if self._grown():
                 self.write_log()
             ended = self._stop.wait(WRITE_SECONDS)
         self._write()
@@ -132,10 +132,14 @@ class Live:
         except Exception as error:  # whatever it is, the run goes on
             self._warn(PROGRESS, error)
 
+    def _grown(self) -> bool:
+        before = self._logged + (0 if self._earlier is None else self._earlier.count(b"\n"))
+        return sum(map(len, self._logs)) - self._logged > (GROWTH - 1) * before
+
     def _warn(self, name: str, error: Exception) -> None:
-        if not self._warned:
+        if name not in self._warned:
             _log.warning("%s was not written, the run goes on: %s", name, error)
-        self._warned = True
+        self._warned.add(name)
 
 
 def _now() -> str:

@@ -87,7 +87,7 @@ class Progress:
         elif self.units and kind is None:
             self._say(self._line())
         self.running_seconds = time.monotonic() - self._start
-        if self._live is not None:
+        if self._live is not None and kind is None:  # a report may be next; of a run that ends here, its news write the rest
             self._live.write_log()
 
     def committed(self, kind: str, items: int, receipt: Receipt) -> None:

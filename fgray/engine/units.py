@@ -48,8 +48,8 @@ def ids_of_digests(kind: str, fingerprint: str, digests: pa.ChunkedArray | pa.Ar
         settings: whatever else the result depends on.
     """
     array = _as_array(digests)
-    words = np.frombuffer(array.buffers()[1] or b"", "<u8").reshape(-1, 4)[array.offset : array.offset + len(array), :2]
-    ids = words ^ np.frombuffer(item_id(kind, fingerprint, settings), "<u8")
+    words = np.frombuffer(array.buffers()[1] or b"", "<u8", 4 * len(array), 32 * array.offset).reshape(-1, 4)
+    ids = words[:, :2] ^ np.frombuffer(item_id(kind, fingerprint, settings), "<u8")
     return pa.FixedSizeBinaryArray.from_buffers(ID_TYPE, len(array), [None, pa.py_buffer(ids.tobytes())])
 
 

@@ -125,9 +125,10 @@ def bucket_of(names: pa.Array) -> Ints:
     lengths = np.diff(offsets)
     starts = offsets[:-1] - offsets[0]
     mixed = lengths.astype(np.uint64)
+    there = np.flatnonzero(lengths)
     for place in range(int(lengths.max(initial=0))):
-        there = np.flatnonzero(lengths > place) if lengths.min() <= place else slice(None)
         mixed[there] = (mixed[there] ^ data[starts[there] + place]) * _PRIME
+        there = there[lengths[there] > place + 1]
     mixed *= _MIX
     buckets: Ints = (mixed >> np.uint64(56)).astype(np.int64)
     return buckets

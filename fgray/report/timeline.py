@@ -67,14 +67,17 @@ def read_timeline(run: RunFolder) -> Timeline | None:
 
 def timeline_of(rows: Iterable[dict[str, Any]]) -> Timeline:
     """Return what the rows of log.jsonl say; their clock begins anew with every attempt and pass."""
-    found, start, last = Timeline(), 0.0, 0.0
+    found, start, last, told = Timeline(), 0.0, 0.0, False
     for row in rows:
-        if row.get("event") == "start" and last:
+        event, at = row.get("event"), float(row.get("at") or 0.0)
+        told |= event == "start"
+        # Logs of fgray before 2026-11-22 do not tell where an attempt starts.
+        if (event == "start" and last) or (event in ("unit", "split") and not told and at < last):
             start, last = start + last, 0.0
             found.attempts.append(start)
-        if row.get("event") not in ("unit", "split"):
+        if event not in ("unit", "split"):
             continue
-        last = float(row["at"])
+        last = at
         when = start + last
         if row["event"] == "split":
             found.splits.append((when, str(row.get("reason") or "")))

@@ -32,7 +32,6 @@ def ceph_server() -> Iterator[S3Server]:
         yield server
 
 
-# The groups keep the tests of one server in one pytest-xdist worker, so that it starts once.
 SERVERS = [pytest.param(name, marks=pytest.mark.s3) for name in ("juicefs", "ceph")]
 
 

@@ -41,6 +41,11 @@ def test_attempts_follow_each_other() -> None:
     )
 
 
+def test_a_log_of_before_starts_were_told() -> None:
+    found = timeline_of([unit(1.0), unit(4.0), unit(0.5), unit(2.0)])
+    assert (found.seconds, found.attempts) == (6.0, [4.0])
+
+
 def test_every_node_has_a_lane_and_every_item_a_bar() -> None:
     soup = BeautifulSoup(draw(timeline_of(ROWS)), "html.parser")
     bars = [rect.title.get_text() for rect in soup.select("rect.kept")]

@@ -16,7 +16,7 @@ from fgray.launch.plan.calibration import Calibration
 from fgray.launch.plan.cost import Cost, cost_of
 from fgray.launch.plan.memory import Memory, check_memory, decode_memory, driver_memory, embedding_memory, host_memory
 from fgray.launch.plan.pipeline import Flow, flow
-from fgray.launch.plan.place import LOCAL_PROVIDERS, Place, Pool, pack, place_of
+from fgray.launch.plan.place import Place, Pool, is_here, pack, place_of
 from fgray.launch.plan.rates import Asked, Model, Rate, assumptions, rates_of
 from fgray.launch.plan.shape import Refusal, check_nodes, check_object_store, check_pools, check_units, memory_gib
 from fgray.launch.status import duration
@@ -270,9 +270,10 @@ def _refusals(
 
 def _driver_refusals(driver: Memory, place: Place) -> list[Refusal]:
     file = place.file
-    local = file is None or file.provider in LOCAL_PROVIDERS
-    room = devices.own_memory_gib() if file is None or local else memory_gib(file.head, file)
-    where, fix = ("this machine", "a machine with more memory") if local else (f"the head of {place.name}", "a larger head node")
+    room: float | None = devices.own_memory_gib()
+    where, fix = "this machine", "a machine with more memory"
+    if file is not None and not is_here(file):
+        room, where, fix = memory_gib(file.head, file), f"the head of {place.name}", "a larger head node"
     return check_memory(driver, room, where, f"ask for less in one run, or take {fix}", "data", "the driver needs")
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from rich.table import Table
 
 from fgray.config import LoadedConfig
-from fgray.config.schema import EvalJob, MineJob, StoredJob, TextNegativesJob
+from fgray.config.schema import DistractorsJob, EvalJob, MineJob, PrecomputedModel, StoredJob, TextNegativesJob
 from fgray.config.train import TrainClipJob
 from fgray.errors import ConfigError
 from fgray.launch.clusters.file import ClusterFile, load_cluster
 from fgray.launch.plan.calibration import Calibration
-from fgray.launch.plan.place import as_job_on, place_of
+from fgray.launch.plan.place import Place, as_job_on
 from fgray.launch.plan.shape import Refusal, check_pools, check_training, refuse
 
 LOCAL = "local"
@@ -71,18 +71,22 @@ def check_workers(config: LoadedConfig, file: ClusterFile) -> None:
 
 
 def _placing(job: Any, file: ClusterFile) -> list[Refusal]:
+    where = Place(f"the cluster '{file.name}'", file, None)
     if isinstance(job, TrainClipJob) and job.compute.runner == "ray":
         from fgray.launch.plan.training import device_kind, training_pool
 
-        device = device_kind(job)
-        return check_training(training_pool(job.compute, device), place_of(file, device), 0)
-    if isinstance(job, EvalJob | MineJob | TextNegativesJob):
-        from fgray.embedding import resolve_compute
-        from fgray.launch.plan.forecast import embedding_pools
+        return check_training(training_pool(job.compute, device_kind(job)), where, 0)
+    if not isinstance(job, EvalJob | MineJob | DistractorsJob | TextNegativesJob):
+        return []  # made of jobs that are planned one by one
+    from fgray.embedding import resolve_compute
+    from fgray.launch.plan.forecast import embedding_pools
 
-        compute = resolve_compute(job.compute, None)
-        return check_pools(embedding_pools(compute), place_of(file, compute.device))
-    return []  # made of jobs that are planned one by one, or of no workers
+    pools = embedding_pools(resolve_compute(job.compute, None))
+    precomputed = isinstance(getattr(job, "model", None), PrecomputedModel)
+    if isinstance(job, EvalJob) and precomputed:
+        return []
+    one_stage = precomputed or isinstance(job, TextNegativesJob)  # at a time: nothing is decoded beside it
+    return check_pools(pools[1:] if one_stage else pools, where)
 
 
 def _plan(config: LoadedConfig, file: ClusterFile | None) -> JobPlan:

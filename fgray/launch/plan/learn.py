@@ -71,7 +71,10 @@ def _device(run: Mapping[str, Any]) -> str | None:
     """Return the device that computed: of a cluster's run what its parts say."""
     compute = run.get("compute") or {}
     if run.get("job") == "train_clip":
-        devices = {one["device"] for one in (run.get("timing") or {}).get("starts") or []} or {compute.get("device")}
+        starts = (run.get("timing") or {}).get("starts") or []
+        if any(one["workers"] != compute["workers"] for one in starts):  # fewer for a while: the rate is of no number of workers
+            return None
+        devices = {one["device"] for one in starts} or {compute.get("device")}
         return devices.pop() if len(devices) == 1 and not devices & {"cuda", "cpu", "auto", None} else None
     classes = (run.get("items") or {}).get("numerics_classes") or []
     devices = {one.get("device") for one in classes if one.get("device")} or {(run.get("numerics") or {}).get("device")}

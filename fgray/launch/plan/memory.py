@@ -70,7 +70,7 @@ def decode_memory(unit_rows: int, image_size: tuple[int, int], encoded: float) -
 def driver_memory(items: int, dimension: int, unit_rows: int) -> Memory:
     """Return the memory of the process that scores, which holds every embedding; cases and the scores of a pool come on top."""
     row = 4 * dimension
-    parts = {"embeddings": row * items, "items": ITEM_BYTES * items, "parts being read": 3 * READ_AHEAD * min(unit_rows, items) * row}
+    parts = {"embeddings": row * items, "items": ITEM_BYTES * items, "parts being read": 3 * min(READ_AHEAD * unit_rows, items) * row}
     return Memory({**{name: size / GIB for name, size in parts.items()}, "process": PROCESS_GIB})
 
 

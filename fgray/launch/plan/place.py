@@ -96,6 +96,11 @@ def place_of(file: ClusterFile | None, device: str) -> Place:
     return Place(f"the cluster '{file.name}'", file, gpu_or_core, core, file.provider)
 
 
+def is_here(file: ClusterFile) -> bool:
+    """Return whether all nodes of a cluster are processes of this machine, and not reached through an address."""
+    return file.provider in LOCAL_PROVIDERS and file.options.address is None
+
+
 @contextmanager
 def as_job_on(file: ClusterFile | None) -> Iterator[None]:
     """Let the body resolve every "auto" as a job on the cluster will."""

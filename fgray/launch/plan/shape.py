@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fgray.errors import ConfigError
 from fgray.launch.clusters.file import ClusterFile, NodeType
 from fgray.launch.plan.devices import own_memory_gib
-from fgray.launch.plan.place import LOCAL_PROVIDERS, PackedNode, Place, Pool, pack, packed
+from fgray.launch.plan.place import PackedNode, Place, Pool, is_here, pack, packed
 
 IN_FLIGHT = 2  # units that a worker has in its hands or before it; see ActorPoolStrategy in the engine
 ROOM = 0.92  # of a memory that may be planned with; the rest is lost to fragments
@@ -139,7 +139,7 @@ def check_nodes(
         return []
     nodes = packed(pools, file)
     found = [(node.workers, memory_gib(node.kind, file), _of(node)) for node in nodes]
-    if file.provider in LOCAL_PROVIDERS:  # all of them are processes of this machine
+    if is_here(file):
         whole = {name: sum(node.workers.get(name, 0) for node in nodes) for name in needs}
         found = [(whole, own_memory_gib(), "this machine")]
     for workers, room, where in found:

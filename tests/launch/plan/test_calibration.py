@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,20 @@ def test_a_training_is_learnt_by_its_operations(tmp_path: Path) -> None:
     key = rate_key("NVIDIA L4", "ViT-B-32", "bf16", 2)
     assert found.per_item(key, "pair", "step", 44.0) == (pytest.approx(4 / 800), 1)
     assert found.per_item(key, "pair", "step", 88.0) == (pytest.approx(8 / 800), 1)
+
+
+def test_a_training_on_a_cluster_is_learnt_from_what_its_workers_said(tmp_path: Path) -> None:
+    def run(*starts: tuple[str, int]) -> dict[str, Any]:
+        timing = {"pairs": 6400, "pairs_per_second": 800.0, "starts": [{"device": device, "workers": count} for device, count in starts]}
+        compute = {"device": "cuda", "precision": "bf16", "threads": 2, "workers": 4}
+        return {**RUN, "job": "train_clip", "compute": compute, "plan": {"gflop_per_pair": 44.0}, "timing": timing}
+
+    found = Calibration(str(tmp_path / "c.json"))
+    assert not learn("runs/a", run(("NVIDIA L4", 4), ("NVIDIA L4", 2)), found)  # whose rate would that be?
+    assert not learn("runs/b", run(("NVIDIA L4", 4), ("Tesla T4", 4)), found)
+    assert not learn("runs/c", run(), found)
+    assert learn("runs/d", run(("NVIDIA L4", 4), ("NVIDIA L4", 4)), found)
+    assert found.per_item(rate_key("NVIDIA L4", "ViT-B-32", "bf16", 2), "pair", "step", 44.0) == (pytest.approx(4 / 800), 1)
 
 
 def test_a_clouds_processors_do_not_teach_this_machines_rates(tmp_path: Path) -> None:

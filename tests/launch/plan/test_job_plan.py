@@ -15,6 +15,7 @@ import fgray
 from fgray.config import LoadedConfig, config_from_text
 from fgray.errors import ConfigError
 from fgray.launch.clusters.file import load_cluster
+from fgray.launch.plan.job_plan import check_workers
 from fgray.launch.submit import submit
 from tests.launch.plan.clusters import AWS
 from tests.small_data import write_spec
@@ -175,3 +176,24 @@ def test_workers_without_a_place_are_refused_before_their_cluster_is_started(tmp
         with pytest.raises(ConfigError, match=what) as caught:
             submit(str(tmp_path / f"{name}.yaml"), cluster=str(tmp_path / "cluster.yaml"))
         assert f"{name}.yaml: compute." in str(caught.value)
+
+
+def test_what_runs_one_kind_of_workers_at_a_time_needs_room_for_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(AWS.replace("max_workers: 4", "max_workers: 0"))  # sixteen CPUs
+    texts = {
+        "job": "text_negatives",
+        "name": "texts",
+        "pairs": {"name": "file", "root": str(tmp_path)},
+        "generators": ["negclip"],
+        "compute": {"workers": 16},
+        "output": str(tmp_path / "texts"),
+    }
+    check_workers(loaded(texts), load_cluster(str(path)))
+    made = {"kind": "precomputed", "name": "mine", "scores": str(tmp_path / "scores.parquet")}
+    check_workers(evaluation(tmp_path, "run", model=made, compute={"workers": 99}), load_cluster(str(path)))
+    images = {"kind": "lite0-minilm"}
+    options = {"job": "distractors", "name": "d", "classes": {"name": "cub30"}, "model": images, "output": str(tmp_path / "d")}
+    for content in (evaluation(tmp_path, "run", compute={"workers": 16}), loaded({**options, "compute": {"workers": 16}})):
+        with pytest.raises(ConfigError, match="the workers .4 decode, 16 model. want 20 CPUs"):
+            check_workers(content, load_cluster(str(path)))

@@ -151,4 +151,5 @@ def test_a_driver_holds_every_embedding(tmp_path: Path, count: int, width: int) 
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[3])
     assert done.returncode == 0, done.stderr
     expected = driver_memory(count, width, 1_000)
-    assert int(done.stdout) == pytest.approx((expected.total - expected.parts["process"]) * 2**30, rel=0.3)
+    most, least = expected.total - expected.parts["process"], expected.parts["embeddings"]
+    assert 0.9 * least < int(done.stdout) / 2**30 < 1.1 * most  # how many parts are in flight is a matter of timing
