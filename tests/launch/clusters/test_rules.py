@@ -130,7 +130,7 @@ BROKEN = [
     (AWS, "idle_timeout_minutes: 5", "metadata: {}", "problem", "the file", "no idle timeout is stated", "idle_timeout_minutes: 5"),
     (AWS, "idle_timeout_minutes: 5", "idle_timeout_minutes: 600", "note", "idle_timeout_minutes", "for 600 minutes", ""),
     (AWS, "cache_stopped_nodes: false", "cache_stopped_nodes: true", "note", "provider", "stopped, not terminated", "cache_stopped_nodes: false"),
-    (AWS, "resources: {CPU: 0}", "resources: {CPU: 4}", "note", f"{TYPES}.head.resources", "the head takes work", "CPU: 0"),
+    (AWS, "resources: {CPU: 0,", "resources: {CPU: 4,", "note", f"{TYPES}.head.resources", "the head takes work", "CPU: 0"),
     (AWS, "resources: {CPU: 4, GPU: 1, memory: 10737418240, object_store_memory: 3221225472}", "resources: {}", "problem", f"{TYPES}.gpu-spot", "the resources of 'gpu-spot' are not stated", "resources"),
     (AWS, "InstanceType: m7i.xlarge", "InstanceType: m7i.xlarge\n      InstanceMarketOptions: {MarketType: spot}", "problem", f"{TYPES}.head", "the head is a spot machine", "on demand"),
     # money
