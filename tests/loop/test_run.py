@@ -83,6 +83,7 @@ def test_the_verdict_follows_from_the_parts_and_a_second_run_repeats_it(tmp_path
     assert {path: path.stat().st_mtime_ns for path in parts.glob("train-*/model/*.safetensors")} == weights
 
 
+@pytest.mark.long
 def test_a_gate_that_fails_is_answered_by_weights_in_between(tmp_path: Path) -> None:
     selection = {"name": "drawn", "split": "selection", "images": 24}
     arm = {"sources": [{"pairs": TRAIN}], **HOW, "steps": 3, "optimizer": {"lr": 0.1, "warmup_steps": 0}}

@@ -49,7 +49,7 @@ def test_imagenet_samples(data_root: Path, source: ModelSource, encoder: DualEnc
     assert right / len(files) == pytest.approx(0.82, abs=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_cub30(data_root: Path, source: ModelSource, encoder: DualEncoder) -> None:
     folders = sorted(folder for folder in (data_root / "cub30/images").iterdir() if folder.is_dir())
     texts = encoder.embed_texts([f"a photo of a {folder.name.replace('_', ' ')}, a type of bird." for folder in folders]).values

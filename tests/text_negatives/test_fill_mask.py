@@ -89,6 +89,7 @@ def test_candidates_are_words(tiny_causal) -> None:
             assert len(word) > 1 and word.isalpha() and word[0].isupper() == capital and word[1:].islower()
 
 
+@pytest.mark.long
 def test_smollm2_knows_what_is_ridden(smollm2) -> None:
     texts = ["A man is riding a <mask> on the beach .", "<mask> dogs play in the snow ."]
     ridden, counted = open_filler(smollm2).fill(texts, ["horse", "Two"], 5)
