@@ -151,7 +151,8 @@ def test_mining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = write_pairs(tmp_path / "data")
     compute = {"runner": "ray", "workers": 2, "zero": 2}
-    options: dict[str, Any] = {"steps": 60, "checkpoints": {"every_steps": 4, "keep": 2}, "compute": compute}
+    # Workers outlive the raylet of their node by some seconds, in which they take fifty steps.
+    options: dict[str, Any] = {"steps": 400, "checkpoints": {"every_steps": 8, "keep": 2}, "compute": compute}
     whole = Command(tmp_path, config(pairs, tmp_path / "here", **options))
     whole.run()
     there = tmp_path / "there"
