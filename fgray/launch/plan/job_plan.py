@@ -77,7 +77,7 @@ def _placing(job: Any, file: ClusterFile) -> list[Refusal]:
 
         return check_training(training_pool(job.compute, device_kind(job)), where, 0)
     if not isinstance(job, EvalJob | MineJob | DistractorsJob | TextNegativesJob):
-        return []  # made of jobs that are planned one by one
+        return []  # a serial training takes no place; a loop is made of jobs that are planned one by one
     from fgray.embedding import resolve_compute
     from fgray.launch.plan.forecast import embedding_pools
 
