@@ -43,8 +43,8 @@ def histogram(edges: Sequence[float], kept: Sequence[int], dropped: Sequence[int
         parts.append(text(_LEFT - 6, y, wording.number(highest), "end"))
     parts.append(line(_LEFT, base, _WIDTH - _RIGHT, base, "axis"))
     across = (_WIDTH - _LEFT - _RIGHT) / (edges[-1] - edges[0])
-    for value in ticks(edges[0], edges[-1]):
-        parts.append(text(_LEFT + across * (value - edges[0]), base + _HALF + 18, _tick(value), "middle"))
+    for value, label in _labelled(ticks(edges[0], edges[-1])):
+        parts.append(text(_LEFT + across * (value - edges[0]), base + _HALF + 18, label, "middle"))
     return svg(parts, base + _HALF + _AXIS, f"{title}: {wording.number(sum(kept))} kept, {wording.number(sum(dropped))} dropped")
 
 
@@ -74,8 +74,8 @@ def curve(
     for share in (0, 0.25, 0.5, 0.75, 1):
         y = bottom - _HEIGHT * share
         parts += [line(_LEFT, y, _WIDTH - _RIGHT, y, "axis" if share == 0 else "grid"), text(_LEFT - 6, y + 4, f"{share:.0%}", "end")]
-    for value in ticks(low, thresholds[-1]):
-        parts.append(text(across(value), bottom + 18, _tick(value), "middle"))
+    for value, label in _labelled(ticks(low, thresholds[-1])):
+        parts.append(text(across(value), bottom + 18, label, "middle"))
     if current is not None and low <= current <= thresholds[-1]:
         parts.append(line(across(current), _TOP, across(current), bottom, "current"))
     lines = [(f"s{number % SERIES}", values) for number, values in enumerate(series.values())]
@@ -102,9 +102,9 @@ def lines(steps: Sequence[float], series: Mapping[str, Sequence[float | None]], 
         low, high = low - 0.5, high + 0.5
     bottom, span = _TOP + _HEIGHT, (steps[-1] - steps[0]) or 1.0
     parts = [line(_LEFT, bottom, _WIDTH - _RIGHT, bottom, "axis")]
-    for value in ticks(low, high):
+    for value, label in _labelled(ticks(low, high)):
         y = bottom - _HEIGHT * (value - low) / (high - low)
-        parts += [line(_LEFT, y, _WIDTH - _RIGHT, y, "grid"), text(_LEFT - 6, y + 4, _tick(value), "end")]
+        parts += [line(_LEFT, y, _WIDTH - _RIGHT, y, "grid"), text(_LEFT - 6, y + 4, label, "end")]
     for value in ticks(steps[0], steps[-1]):
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * (value - steps[0]) / span
         parts.append(text(x, bottom + 18, wording.number(round(value)), "middle"))
@@ -137,8 +137,17 @@ def text(x: float, y: float, content: Any, anchor: str) -> Markup:
     return Markup('<text x="{:.2f}" y="{:.2f}" text-anchor="{}">{}</text>').format(x, y, anchor, escape(content))
 
 
-def _tick(value: float) -> str:
-    return f"{value + 0.0:.3g}".replace("-", "−")  # no negative zero
+def _tick(value: float, digits: int = 3) -> str:
+    return f"{value + 0.0:.{digits}g}".replace("-", "−")  # no negative zero
+
+
+def _labelled(values: Sequence[float]) -> list[tuple[float, str]]:
+    """Return values with their labels, which have as many digits as it takes to tell them apart, and no fewer than three."""
+    for digits in range(3, 16):
+        labels = [_tick(value, digits) for value in values]
+        if len(set(labels)) == len(labels):
+            break
+    return list(zip(values, labels, strict=True))
 
 
 def ticks(low: float, high: float) -> list[float]:

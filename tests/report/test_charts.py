@@ -7,7 +7,7 @@ import re
 import pytest
 from bs4 import BeautifulSoup, Tag
 
-from fgray.report.charts import curve, histogram
+from fgray.report.charts import curve, histogram, lines
 
 
 def drawn(svg: str) -> BeautifulSoup:
@@ -71,3 +71,10 @@ def test_the_axis_has_round_values(thresholds: list[float], expected: list[str])
     soup = drawn(curve(thresholds, {}, [0, 1], None, "x"))
     texts = [text.get_text() for text in soup.select("text")]
     assert [text for text in texts if not re.fullmatch(r"\d+%", text)] == expected
+
+
+def test_labels_of_a_narrow_scale_tell_its_lines_apart() -> None:
+    picture = str(lines([1, 2, 3], {"scale": [14.2452, 14.2871, 14.2603]}, "Logit scale"))
+    labels = re.findall(r'text-anchor="end"[^>]*>([^<]+)<', picture)
+    assert len(labels) >= 4 and len(set(labels)) == len(labels)
+    assert all(14.24 < float(label) < 14.29 for label in labels)
