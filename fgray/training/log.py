@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
-from fgray.errors import ConfigError, NotFound
+from fgray.errors import ConfigError, DataError, NotFound
 from fgray.runs import RunFolder
 
 FLUSH_SECONDS = 5.0
@@ -70,11 +70,12 @@ class TrainingLog:
 
 
 def read_log(folder: RunFolder) -> list[Row]:
-    """Return the rows of a run's log; none where there is no log."""
-    try:
-        return [json.loads(line) for line in folder.storage.read_bytes(RunFolder.LOG).splitlines()]
-    except NotFound:
-        return []
+    """Return the rows of a run's log; none where there is no log.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    return _rows(folder, RunFolder.LOG)
 
 
 def note_start(folder: RunFolder, step: int, workers: int, device: str) -> None:
@@ -93,11 +94,22 @@ def note_start(folder: RunFolder, step: int, workers: int, device: str) -> None:
 
 
 def read_starts(folder: RunFolder) -> list[Row]:
-    """Return when a run's workers were started, from which step, and how many logged steps had to be taken again."""
+    """Return when a run's workers were started, from which step, and how many logged steps had to be taken again.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    return _rows(folder, RunFolder.STARTS)
+
+
+def _rows(folder: RunFolder, name: str) -> list[Row]:
     try:
-        return [json.loads(line) for line in folder.storage.read_bytes(RunFolder.STARTS).splitlines()]
+        return [json.loads(line) for line in folder.storage.read_bytes(name).splitlines()]
     except NotFound:
         return []
+    except ValueError as error:
+        fix = "remove that file and run the same command again; checkpoints do not need it"
+        raise DataError(f"a line is not JSON ({error})", where=f"{folder.uri}/{name}", fix=fix) from error
 
 
 def _plain(value: float) -> float | None:

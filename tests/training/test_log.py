@@ -55,6 +55,15 @@ def test_a_start_says_how_many_steps_it_takes_again(tmp_path: Path) -> None:
     assert found == [(0, 0, 2, "cpu x"), (1, 3, 1, "cpu y"), (5, 0, 2, "cpu x")]
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", "starts.jsonl"])
+def test_a_damaged_file_is_one_line_with_the_remedy(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(str(tmp_path))
+    folder.storage.write_bytes(name, b'{"step": 1, "loss"')
+    with pytest.raises(FgrayError, match=rf"a line is not JSON .*{name}\]: remove that file") as caught:
+        note_start(folder, 0, 1, "cpu x")
+    assert "\n" not in str(caught.value)
+
+
 def test_rows_reach_the_folder_when_the_body_fails(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
     with pytest.raises(KeyboardInterrupt), TrainingLog(folder) as log:
